@@ -1,0 +1,5 @@
+"""Readers of pathology."""
+
+from domains.pathology.readers.reader import SlideReader
+
+__all__ = ["SlideReader"]
