@@ -77,7 +77,7 @@ def glass_colour(pixels: Pixels) -> np.ndarray:
 
 
 def refuse_emitted_light(pixels: Pixels) -> None:
-    """Fluorescence is mostly black and hardly anything in it is light; a brightfield slide with a black border has glass.
+    """Fluorescence is mostly black with hardly a light pixel; a brightfield slide with a black border still has glass.
 
     Raises:
         NotBrightfield: by name, with the two shares it was decided on.
@@ -165,7 +165,7 @@ def window_means(mask: np.ndarray, windows: Sequence[Window], size: tuple[int, i
 
     sums = total(x[:, 1], y[:, 1]) - total(x[:, 0], y[:, 1]) - total(x[:, 1], y[:, 0]) + total(x[:, 0], y[:, 0])
     area = (box[:, 2] - box[:, 0]) * (columns / size[0]) * (box[:, 3] - box[:, 1]) * (rows / size[1])
-    return np.clip(sums / area, 0.0, 1.0)
+    return np.asarray(np.clip(sums / area, 0.0, 1.0))
 
 
 def _pixels(start: float, length: float, factor: float, limit: int) -> slice:

@@ -85,22 +85,23 @@ class TileGrid:
         """All tiles, row by row."""
         return [self.window(index) for index in range(len(self))]
 
-    def cell(self, index: int) -> Window:
-        """The part of a tile that no other tile is nearer to: cells meet without overlap and cover the raster.
+    def column_edges(self) -> list[float]:
+        """Where cells meet along x, ``columns + 1`` values in level-0 pixels.
 
-        Without overlap it is the tile; with overlap its middle, and at the border the middle up to the border.
+        A cell is the part of a tile that no other tile is nearer to: without overlap the tile, with overlap its middle,
+        and at the border the middle up to the border. Cells cover the raster and never overlap.
         """
-        row, column = divmod(index, self.columns)
-        left, right = _cell(column, self.columns, self.stride_x, self.tile_width)
-        top, bottom = _cell(row, self.rows, self.stride_y, self.tile_height)
-        return Window(left, top, right - left, bottom - top)
+        return _edges(self.columns, self.stride_x, self.tile_width, self.size[0])
+
+    def row_edges(self) -> list[float]:
+        """Where cells meet along y, ``rows + 1`` values in level-0 pixels."""
+        return _edges(self.rows, self.stride_y, self.tile_height, self.size[1])
 
 
 def _count(length: int, tile: float, stride: float) -> int:
     return 1 + max(0, math.ceil((length - tile) / stride - EPSILON))
 
 
-def _cell(index: int, count: int, stride: float, tile: float) -> tuple[float, float]:
+def _edges(count: int, stride: float, tile: float, length: int) -> list[float]:
     margin = (tile - stride) / 2
-    start = index * stride
-    return start + (margin if index else 0.0), start + tile - (margin if index < count - 1 else 0.0)
+    return [0.0, *(index * stride + margin for index in range(1, count)), float(length)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -192,4 +193,4 @@ def _whole(value: float) -> bool:
 
 def _spans(length: int, parts: int) -> list[tuple[int, int]]:
     edges = [round(length * part / parts) for part in range(parts + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))

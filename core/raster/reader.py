@@ -1,7 +1,7 @@
 """The contract of a reader, and one check that tests anybody's reader against it.
 
-A :class:`Raster` is a picture with a pyramid and, where the file says so credibly, a physical resolution. It is cheap to
-pickle (by path) and opens its file lazily in every process, so that it can be handed to workers of any start method.
+A :class:`Raster` is a picture with a pyramid and, where the file says so credibly, a physical resolution. It is cheap
+to pickle (by path) and opens its file lazily in every process, so that it can be handed to workers of any start method.
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ from domains.pathology.readers.picture import open_picture
 from domains.pathology.readers.slide import SlideRaster
 
 # clearly no pictures: they lie beside slides in every collection
-OTHER_SUFFIXES = frozenset(
-    ".md .txt .rst .csv .tsv .json .geojson .xml .yaml .yml .ini .log .pdf .html .htm .doc .docx .xls .xlsx .parquet .h5 "
-    ".hdf5 .pt .pth .npy .npz .pkl .safetensors .py .ipynb .sh .qpproj .qpdata .sha256 .md5 .gz .zip .tar".split()
+OTHER_SUFFIXES = (
+    *(".md", ".txt", ".rst", ".csv", ".tsv", ".json", ".geojson", ".xml", ".yaml", ".yml", ".ini", ".log", ".pdf"),
+    *(".html", ".htm", ".doc", ".docx", ".xls", ".xlsx", ".parquet", ".h5", ".hdf5", ".pt", ".pth", ".npy", ".npz"),
+    *(".pkl", ".safetensors", ".py", ".ipynb", ".sh", ".qpproj", ".qpdata", ".sha256", ".md5", ".gz", ".zip", ".tar"),
 )
 
 # written by scanners alone: when OpenSlide does not know such a file, it is damaged, and no plain image either
-SLIDE_SUFFIXES = frozenset(".svs .ndpi .scn .mrxs .bif .vms .vmu .svslide .czi .dcm .avs".split())
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".avs")
 
 
 class SlideReader:

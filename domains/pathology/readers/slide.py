@@ -1,8 +1,8 @@
 """Whole slides of every format OpenSlide reads, DICOM included.
 
 OpenSlide latches its first error: after one broken tile every further call on the same object fails. A failed read
-therefore costs that object, never the slide: the region is read again piece by piece from fresh objects, a piece that is
-corrupt at one level is taken from a finer one, and what cannot be read anywhere is named. Label, macro and other
+therefore costs that object, never the slide: the region is read again piece by piece from fresh objects, a piece that
+is corrupt at one level is taken from a finer one, and what cannot be read anywhere is named. Label, macro and other
 associated images are never touched, so they cannot reach an output.
 """
 

@@ -1,0 +1,1 @@
+"""Outputs of pathology in the formats of its viewers."""
