@@ -1,0 +1,169 @@
+"""What `tile` and `predict` share: which rasters, at which resolution, with which tiles; and words for a failure."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from core.raster.coverage import Coverage, tissue_coverage
+from core.raster.grid import TileGrid
+from core.raster.listing import Input, list_inputs
+from core.raster.patch import require_resolution
+from core.raster.reader import Raster, Reader, ReadError
+from core.types import UserError
+
+READ_THREADS = min(4, os.cpu_count() or 1)  # decoding leaves the interpreter's lock
+AHEAD = 64  # tiles read before they are wanted: bounds memory
+
+
+@dataclass(frozen=True)
+class Source:
+    """One raster of a run."""
+
+    input: Input
+    resolution: float | None  # supplied by the manifest or the config
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """An open raster with its tiles."""
+
+    raster: Raster
+    grid: TileGrid
+    coverage: Coverage
+
+
+def sources(cfg: DictConfig, reader: Reader) -> tuple[list[Source], tuple[str, ...]]:
+    """The rasters that ``input`` and ``manifest`` name, with the resolution supplied for each.
+
+    ``input`` says which files; a manifest beside it only supplies resolutions. A manifest alone names the files too.
+    ``data.resolution`` stands for every file that the manifest does not speak of.
+
+    Returns:
+        The sources, and the names of files ignored because they are clearly no pictures.
+
+    Raises:
+        UserError: neither key is set, or what they name is not there.
+    """
+    supplied: dict[Path, float | None] = {}
+    if cfg.manifest is not None:
+        supplied = _manifest_resolutions(cfg)
+    ignored: tuple[str, ...] = ()
+    if cfg.input is not None:
+        listing = list_inputs(reader, Path(cfg.input))
+        inputs, ignored = listing.inputs, listing.ignored
+    elif supplied:
+        root = Path(os.path.commonpath([path.parent for path in supplied]))
+        inputs = tuple(Input(path, path.relative_to(root).as_posix()) for path in sorted(supplied))
+    else:
+        raise UserError("no slides are named", "input", "set input= to a slide or a folder, or manifest= to a table")
+    default = cfg.data.resolution
+    found = []
+    for item in inputs:
+        value = supplied.get(item.path.resolve())
+        found.append(Source(item, default if value is None else value))
+    return found, ignored
+
+
+def _manifest_resolutions(cfg: DictConfig) -> dict[Path, float | None]:
+    from core.data.manifest import Manifest, ManifestOptions  # pandas: only where a manifest is given
+
+    manifest = Manifest.read(cfg.manifest, ManifestOptions(**(cfg.get("manifest_options") or {})))
+    values: dict[Path, float | None] = {}
+    for row in manifest.frame.itertuples():
+        value = getattr(row, "resolution", None)
+        known = value is not None and not math.isnan(value)
+        values[(Path(manifest.root) / str(row.path)).resolve()] = float(value) if known and value is not None else None
+    return values
+
+
+def open_tiled(
+    reader: Reader, source: Source, tile_px: int, tile_resolution: float, overlap: float, min_coverage: float
+) -> Tiled:
+    """Opens a raster and finds its tiles with content.
+
+    Raises:
+        UserError: it cannot be opened, has no credible resolution, is not brightfield, or cannot be read at all.
+    """
+    if source.input.problem:
+        raise ReadError(source.input.problem, str(source.input.path))
+    raster = reader.open(source.input.path, source.resolution)
+    grid = TileGrid(raster.size, require_resolution(raster), tile_px, tile_resolution, overlap)
+    return Tiled(raster, grid, tissue_coverage(raster, grid, min_coverage))
+
+
+def read_tiles(tiled: Tiled, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray | ReadError]]:
+    """Reads tiles with threads that stay a little ahead; a broken tile gives its error, in its place.
+
+    Args:
+        tiled: an open raster.
+        indices: numbers of tiles in the grid.
+
+    Yields:
+        (number, uint8 [s, s, 3] or the error), in the order of ``indices``.
+    """
+    size = (tiled.grid.tile_px, tiled.grid.tile_px)
+
+    def read(index: int) -> np.ndarray | ReadError:
+        try:
+            return tiled.raster.read(tiled.grid.window(index), size).values
+        except ReadError as error:
+            return error
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        yield from _ordered(pool, read, (int(index) for index in indices))
+
+
+def _ordered(
+    pool: ThreadPoolExecutor, work: Callable[[int], np.ndarray | ReadError], items: Iterable[int]
+) -> Iterator[tuple[int, np.ndarray | ReadError]]:
+    """``pool.map`` would submit everything at once and keep every result: this holds at most AHEAD of them."""
+    rest = iter(items)
+    waiting: list[tuple[int, Future[np.ndarray | ReadError]]] = []
+    try:
+        waiting = [(item, pool.submit(work, item)) for item in islice(rest, AHEAD)]
+        while waiting:
+            item, future = waiting.pop(0)
+            yield item, future.result()
+            waiting.extend((item, pool.submit(work, item)) for item in islice(rest, 1))
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def reason(error: Exception) -> str:
+    """One line for a table: what was wrong and the cure. The path is a column of its own."""
+    if isinstance(error, UserError):
+        text = "; ".join(part for part in (error.what, error.todo) if part)
+    else:
+        text = f"unexpected {type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def describe(tiled: Tiled) -> dict[str, int | float | str]:
+    """Columns of ``status.csv`` that any tiled raster has."""
+    resolution = require_resolution(tiled.raster)
+    return {
+        "width": tiled.raster.size[0],
+        "height": tiled.raster.size[1],
+        "resolution_x": resolution.x,
+        "resolution_y": resolution.y,
+        "resolution_source": resolution.source,
+        "grid_tiles": len(tiled.grid),
+    }
+
+
+def progress_bar() -> Progress:
+    """A bar over slides, on standard error so that figures on standard output stay clean."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))

@@ -1,0 +1,201 @@
+"""The `tile` verb: which part of each slide holds tissue, cut into a grid in physical units; the fate of every file."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+from PIL import Image, ImageDraw
+
+from core.files import atomic_write
+from core.raster.reader import Reader, ReadError
+from core.run.instantiate import instantiate
+from core.run.slides import Source, Tiled, describe, open_tiled, progress_bar, read_tiles, reason, sources
+from core.run.status import write_status
+from core.types import Fate, UserError, Window
+
+SAMPLE = 16  # tiles read of each slide in a dry run, to time it
+OVERVIEW_PX = 1024
+KEPT, FAILED, MASK = (0, 140, 90), (220, 30, 30), (0, 170, 255)
+FIELDS = ("path", "x", "y", "w", "h", "coverage", "mpp")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A tiled raster after its tiles were read."""
+
+    tiled: Tiled
+    read: tuple[int, ...]  # numbers of good tiles
+    failed: tuple[int, ...]
+    error: str  # of the first failed tile
+    seconds: float  # spent reading
+    asked: int  # tiles that were to be read
+
+
+def run(cfg: DictConfig, folder: Path) -> int:
+    """Runs the verb.
+
+    Args:
+        cfg: ``input``, ``manifest``, ``reader``, ``data.resolution``, ``tile.{size_px, resolution, overlap,
+            min_coverage, verify}``, ``dry_run``, ``debug``.
+        folder: of the run; receives ``tiles/<slide>.csv``, ``thumbnails/<slide>.png``, ``status.csv`` and, where a
+            tile failed, ``failed_tiles.csv``.
+
+    Returns:
+        0, or 3 when a slide was refused or is partial.
+
+    Raises:
+        UserError: wrong keys, nothing to do, or an output that cannot be written.
+    """
+    reader: Reader = instantiate(cfg.reader)
+    todo, ignored = sources(cfg, reader)
+    _check_keys(cfg)
+    fates: list[Fate] = []
+    broken: list[tuple[str, Window, str]] = []
+    seconds = 0.0
+    with progress_bar() as bar:
+        task = bar.add_task("slides", total=len(todo))
+        for source in todo:
+            checked = _check(cfg, reader, source)
+            fates.append(_fate(source, checked))
+            if isinstance(checked, Checked):
+                seconds += checked.seconds * max(len(checked.tiled.coverage.kept), 1) / max(checked.asked, 1)
+                if not cfg.dry_run:
+                    _write(folder, source, checked)
+                broken += [
+                    (source.input.name, checked.tiled.grid.window(index), checked.error) for index in checked.failed
+                ]
+                checked.tiled.raster.close()
+            bar.advance(task)
+    _print(cfg, fates, ignored, seconds)
+    if not cfg.dry_run:
+        if broken:
+            _write_rows(
+                folder / "failed_tiles.csv",
+                ("path", "x", "y", "w", "h", "reason"),
+                [(name, w.x, w.y, w.width, w.height, error) for name, w, error in broken],
+            )
+        write_status(folder, fates)
+    return 0 if all(fate.status == "ok" for fate in fates) else 3
+
+
+def _check_keys(cfg: DictConfig) -> None:
+    if cfg.tile.resolution is None:
+        raise UserError("tile.resolution is not set", "tile.resolution", "give the size of a tile's pixel in microns")
+    if not 0 <= cfg.tile.overlap < 1:
+        raise UserError(f"tile.overlap is {cfg.tile.overlap}; expected a share of the side, at least 0 and below 1")
+    if not 0 < cfg.tile.min_coverage <= 1:
+        raise UserError(f"tile.min_coverage is {cfg.tile.min_coverage}; expected a share above 0 and at most 1")
+
+
+def _check(cfg: DictConfig, reader: Reader, source: Source) -> Checked | Exception:
+    """Opens, tiles and reads one slide. Whatever is wrong with it is its own fate and ends no run."""
+    try:
+        tile = cfg.tile
+        tiled = open_tiled(reader, source, tile.size_px, tile.resolution, tile.overlap, tile.min_coverage)
+        kept = [int(index) for index in tiled.coverage.kept]
+        wanted = kept if tile.verify else []
+        if cfg.dry_run:
+            step = max(1, len(kept) // SAMPLE)
+            wanted = kept[::step][:SAMPLE]
+        start = time.perf_counter()
+        errors = {i: reason(result) for i, result in read_tiles(tiled, wanted) if isinstance(result, ReadError)}
+        good = tuple(index for index in kept if index not in errors)
+        first = next(iter(errors.values()), "")
+        return Checked(tiled, good, tuple(errors), first, time.perf_counter() - start, len(wanted))
+    except UserError as error:
+        return error
+    except Exception as error:  # a file that no one foresaw must not end a run over ten thousand; debug=true shows it
+        if cfg.debug:
+            raise
+        return error
+
+
+def _fate(source: Source, checked: Checked | Exception) -> Fate:
+    name = source.input.name
+    if isinstance(checked, Exception):
+        return Fate(name, "refused", reason(checked), {"files": source.input.files})
+    counts = {
+        **describe(checked.tiled),
+        "tiles": len(checked.read),
+        "failed_tiles": len(checked.failed),
+        "files": source.input.files,
+        "note": _note(checked.tiled),
+    }
+    if not checked.failed:
+        return Fate(name, "ok", "", counts)
+    total = len(checked.failed) + len(checked.read)
+    text = f"{len(checked.failed)} of {total} tiles cannot be read: {checked.error}"
+    return Fate(name, "partial" if checked.read else "refused", text, counts)
+
+
+def _note(tiled: Tiled) -> str:
+    """Why a sound slide has no tile."""
+    if len(tiled.coverage.kept):
+        return ""
+    if tiled.raster.size[0] < tiled.grid.tile_width and tiled.raster.size[1] < tiled.grid.tile_height:
+        return "smaller than one tile"
+    causes = Counter(tiled.coverage.reason).most_common()
+    return "no tile has enough content: " + ", ".join(f"{count} {cause}" for cause, count in causes)
+
+
+def _write(folder: Path, source: Source, checked: Checked) -> None:
+    tiled, name = checked.tiled, source.input.name
+    path = str(source.input.path.resolve())
+    rows = []
+    for index in checked.read:
+        window = tiled.grid.window(index)
+        place = [round(value, 3) for value in (window.x, window.y, window.width, window.height)]
+        rows.append((path, *place, round(float(tiled.coverage.fraction[index]), 4), tiled.grid.resolution.mean))
+    _write_rows(folder / "tiles" / f"{name}.csv", FIELDS, rows)
+    with atomic_write(folder / "thumbnails" / f"{name}.png") as temporary:
+        overview(tiled, checked.read, checked.failed).save(temporary)
+
+
+def _write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def overview(tiled: Tiled, kept: Sequence[int], failed: Sequence[int]) -> Image.Image:
+    """The thumbnail with the outline of each kept tile (green), of each broken one (red), and the content in blue."""
+    small = Image.fromarray(tiled.coverage.thumbnail.values)
+    tint = Image.new("RGB", small.size, MASK)
+    mask = Image.fromarray((tiled.coverage.mask * 60).astype(np.uint8))
+    picture = Image.composite(tint, small, mask)
+    scale = OVERVIEW_PX / max(picture.size)
+    picture = picture.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))))
+    fx, fy = picture.width / tiled.raster.size[0], picture.height / tiled.raster.size[1]
+    draw = ImageDraw.Draw(picture)
+    for indices, colour in ((kept, KEPT), (failed, FAILED)):
+        for index in indices:
+            window = tiled.grid.window(index)
+            left, top = window.x * fx, window.y * fy
+            right = max(left, min(left + window.width * fx, picture.width) - 1)
+            bottom = max(top, min(top + window.height * fy, picture.height) - 1)
+            draw.rectangle((left, top, right, bottom), outline=colour)
+    return picture
+
+
+def _print(cfg: DictConfig, fates: Sequence[Fate], ignored: Sequence[str], seconds: float) -> None:
+    statuses = Counter(fate.status for fate in fates)
+    tiles = sum(int(fate.counts.get("tiles", 0)) for fate in fates)
+    for fate in fates:
+        if fate.status != "ok":
+            print(f"{fate.status}: {fate.path}: {fate.reason}")
+    if ignored:
+        shown = ", ".join(ignored[:10]) + (" ..." if len(ignored) > 10 else "")
+        print(f"ignored: {len(ignored)} files that are no pictures: {shown}")
+    print(f"slides: {len(fates)} (ok {statuses['ok']}, partial {statuses['partial']}, refused {statuses['refused']})")
+    print(f"tiles: {tiles}")
+    if cfg.dry_run:
+        print(f"estimated_hours: {seconds / 3600:.3g}")
+        print(f"estimated_decoded_gb: {tiles * cfg.tile.size_px**2 * 3 / 1e9:.3g}")
