@@ -1,0 +1,91 @@
+"""Signals and progress."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from core.training.module import TrainingModule
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopOnSignal(pl.Callback):  # type: ignore[misc]
+    """SIGTERM, SIGUSR1 and SIGUSR2 (schedulers, submitit) ask for a checkpoint at the next batch boundary.
+
+    The handler sets one flag and nothing else: a checkpoint written inside a handler is off by one batch.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread alone
+        process = os.getpid()
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            if os.getpid() == process:
+                self.received = signal.Signals(number)
+                pl_module.stop_wanted = True
+            elif number == signal.SIGTERM:  # a loader worker that inherited the handler
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        self._before = {number: signal.signal(number, handler) for number in _SIGNALS}
+
+    def teardown(self, trainer: pl.Trainer, pl_module: TrainingModule, stage: str) -> None:
+        for number, previous in self._before.items():
+            signal.signal(number, previous)
+        self._before = {}
+
+
+class ShowProgress(pl.Callback):  # type: ignore[misc]
+    """A rich bar on a terminal; elsewhere a line at every log point (a batch system's log is no terminal)."""
+
+    def __init__(self, log_every: int) -> None:
+        self.log_every = log_every
+        self.console = Console(file=sys.stderr, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._first, self._began = 0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:
+        self._first, self._began = trainer.global_step, time.monotonic()
+        if trainer.is_global_zero and self.console.is_terminal:
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                       TextColumn("{task.fields[state]}"))  # fmt: skip
+            self._bar = Progress(*columns, console=self.console)
+            self._task = self._bar.add_task("", total=pl_module.schedule.steps, completed=self._first, state="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, steps = trainer.global_step, pl_module.schedule.steps
+        logged = step % self.log_every == 0 or step == steps
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, state=_state(pl_module.latest))
+        elif logged and trainer.is_global_zero:
+            pace = (time.monotonic() - self._began) / (step - self._first)
+            left = f"{pace * 1000:.0f} ms a step, {pace * (steps - step):.0f} s left"
+            self.console.print(f"step {step}/{steps}  {_state(pl_module.latest)}  {left}", highlight=False)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: TrainingModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _state(latest: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in latest.items())
