@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from core.raster.grid import TileGrid
-from core.raster.reader import Raster
+from core.raster.reader import NamesUnreadable, Raster
 from core.types import Pixels, UserError, Window
 
 COLOUR = 15  # max - min channel above which a pixel is stained; JPEG noise on empty glass stays below
@@ -123,7 +123,7 @@ def tissue_coverage(raster: Raster, grid: TileGrid, min_coverage: float) -> Cove
     refuse_emitted_light(thumbnail)
     mask = tissue_mask(thumbnail)
     rows, columns = mask.shape
-    for lost in raster.unreadable:
+    for lost in raster.unreadable if isinstance(raster, NamesUnreadable) else ():
         y = _pixels(lost.y, lost.height, rows / raster.size[1], rows)
         x = _pixels(lost.x, lost.width, columns / raster.size[0], columns)
         mask[y, x] = True

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.raster.reader import Reader
+from core.raster.reader import Identifies, Reader
 from core.types import UserError
 
 
@@ -31,6 +31,8 @@ class Listing:
 def list_inputs(reader: Reader, source: Path) -> Listing:
     """Lists a file, or a folder with everything below it; files of one series are one input, under the first name.
 
+    A reader that does not identify files takes each for a picture of its own.
+
     Raises:
         UserError: there is nothing at ``source``, or no picture in it.
     """
@@ -51,7 +53,7 @@ def list_inputs(reader: Reader, source: Path) -> Listing:
         folders.sort()
         for name in sorted(names):
             path = Path(folder, name)
-            key = reader.identify(path)
+            key = reader.identify(path) if isinstance(reader, Identifies) else str(path)
             if key is None:
                 ignored.append(path.relative_to(source).as_posix())
             else:

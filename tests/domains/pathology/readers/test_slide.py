@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.raster.check import check_reader
 from core.raster.patch import cut
 from core.raster.pyramid import PyramidRaster
-from core.raster.reader import ReadError, check_reader
+from core.raster.reader import ReadError
 from core.types import Geometry, NoResolution, Window
 from domains.pathology.readers import SlideReader
 from tests.core.raster.pictures import break_tile, noise, shrink, write_slide
