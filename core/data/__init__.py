@@ -1,0 +1,1 @@
+"""What a model learns from: manifests, splits, audits, samplers, pairs of pictures and captions, batches."""
