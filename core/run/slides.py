@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from core.raster.grid import TileGrid
 from core.raster.listing import Input, list_inputs
 from core.raster.patch import require_resolution
 from core.raster.reader import Raster, Reader, ReadError
-from core.types import UserError
+from core.types import Fate, UserError
 
 READ_THREADS = min(4, os.cpu_count() or 1)  # decoding leaves the interpreter's lock
 AHEAD = 64  # tiles read before they are wanted: bounds memory
@@ -43,26 +44,28 @@ class Tiled:
     coverage: Coverage
 
 
-def sources(cfg: DictConfig, reader: Reader) -> tuple[list[Source], tuple[str, ...]]:
+def sources(cfg: DictConfig, reader: Reader) -> tuple[list[Source], list[Fate], tuple[str, ...]]:
     """The rasters that ``input`` and ``manifest`` name, with the resolution supplied for each.
 
     ``input`` says which files; a manifest beside it only supplies resolutions. A manifest alone names the files too.
     ``data.resolution`` stands for every file that the manifest does not speak of.
 
     Returns:
-        The sources, and the names of files ignored because they are clearly no pictures.
+        The sources, the fates of files a manifest names that are not there, and the names of files ignored because
+        they are clearly no pictures.
 
     Raises:
         UserError: neither key is set, or what they name is not there.
     """
     supplied: dict[Path, float | None] = {}
-    if cfg.manifest is not None:
-        supplied = _manifest_resolutions(cfg)
+    missing: list[Fate] = []
     ignored: tuple[str, ...] = ()
+    if cfg.manifest is not None:
+        supplied, missing = _manifest_resolutions(cfg)
     if cfg.input is not None:
         listing = list_inputs(reader, Path(cfg.input))
-        inputs, ignored = listing.inputs, listing.ignored
-    elif supplied:
+        inputs, ignored, missing = listing.inputs, listing.ignored, []
+    elif cfg.manifest is not None:
         root = Path(os.path.commonpath([path.parent for path in supplied]))
         inputs = tuple(Input(path, path.relative_to(root).as_posix()) for path in sorted(supplied))
     else:
@@ -72,19 +75,18 @@ def sources(cfg: DictConfig, reader: Reader) -> tuple[list[Source], tuple[str, .
     for item in inputs:
         value = supplied.get(item.path.resolve())
         found.append(Source(item, default if value is None else value))
-    return found, ignored
+    return found, missing, ignored
 
 
-def _manifest_resolutions(cfg: DictConfig) -> dict[Path, float | None]:
+def _manifest_resolutions(cfg: DictConfig) -> tuple[dict[Path, float | None], list[Fate]]:
     from core.data.manifest import Manifest, ManifestOptions  # pandas: only where a manifest is given
 
     manifest = Manifest.read(cfg.manifest, ManifestOptions(**(cfg.get("manifest_options") or {})))
     values: dict[Path, float | None] = {}
-    for row in manifest.frame.itertuples():
-        value = getattr(row, "resolution", None)
-        known = value is not None and not math.isnan(value)
-        values[(Path(manifest.root) / str(row.path)).resolve()] = float(value) if known and value is not None else None
-    return values
+    pictures = manifest.frame.dropna(subset="path")
+    for path, value in zip(pictures["path"], pictures["resolution"], strict=True):
+        values[(manifest.root / path).resolve()] = None if math.isnan(value) else float(value)
+    return values, list(manifest.fates)
 
 
 def open_tiled(
@@ -161,6 +163,19 @@ def describe(tiled: Tiled) -> dict[str, int | float | str]:
         "resolution_source": resolution.source,
         "grid_tiles": len(tiled.grid),
     }
+
+
+def print_fates(fates: Sequence[Fate], ignored: Sequence[str]) -> None:
+    """What a person should know, as ``name: value`` lines."""
+    statuses = Counter(fate.status for fate in fates)
+    for fate in fates:
+        if fate.status != "ok":
+            print(f"{fate.status}: {fate.path}: {fate.reason}")
+    if ignored:
+        shown = ", ".join(ignored[:10]) + (" ..." if len(ignored) > 10 else "")
+        print(f"ignored: {len(ignored)} files that are no pictures: {shown}")
+    print(f"slides: {len(fates)} (ok {statuses['ok']}, partial {statuses['partial']}, refused {statuses['refused']})")
+    print(f"tiles: {sum(int(fate.counts.get('tiles', 0)) for fate in fates)}")
 
 
 def progress_bar() -> Progress:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from core.files import atomic_write
 from core.raster.reader import Reader, ReadError
 from core.run.instantiate import instantiate
-from core.run.slides import Source, Tiled, describe, open_tiled, progress_bar, read_tiles, reason, sources
+from core.run.slides import Source, Tiled, describe, open_tiled, print_fates, progress_bar, read_tiles, reason, sources
 from core.run.status import write_status
 from core.types import Fate, UserError, Window
 
@@ -54,9 +54,9 @@ def run(cfg: DictConfig, folder: Path) -> int:
         UserError: wrong keys, nothing to do, or an output that cannot be written.
     """
     reader: Reader = instantiate(cfg.reader)
-    todo, ignored = sources(cfg, reader)
+    todo, missing, ignored = sources(cfg, reader)
     _check_keys(cfg)
-    fates: list[Fate] = []
+    fates: list[Fate] = list(missing)
     broken: list[tuple[str, Window, str]] = []
     seconds = 0.0
     with progress_bar() as bar:
@@ -73,8 +73,12 @@ def run(cfg: DictConfig, folder: Path) -> int:
                 ]
                 checked.tiled.raster.close()
             bar.advance(task)
-    _print(cfg, fates, ignored, seconds)
-    if not cfg.dry_run:
+    print_fates(fates, ignored)
+    if cfg.dry_run:
+        tiles = sum(int(fate.counts.get("tiles", 0)) for fate in fates)
+        print(f"estimated_hours: {seconds / 3600:.3g}")
+        print(f"estimated_decoded_gb: {tiles * cfg.tile.size_px**2 * 3 / 1e9:.3g}")
+    else:
         if broken:
             _write_rows(
                 folder / "failed_tiles.csv",
@@ -183,19 +187,3 @@ def overview(tiled: Tiled, kept: Sequence[int], failed: Sequence[int]) -> Image.
             bottom = max(top, min(top + window.height * fy, picture.height) - 1)
             draw.rectangle((left, top, right, bottom), outline=colour)
     return picture
-
-
-def _print(cfg: DictConfig, fates: Sequence[Fate], ignored: Sequence[str], seconds: float) -> None:
-    statuses = Counter(fate.status for fate in fates)
-    tiles = sum(int(fate.counts.get("tiles", 0)) for fate in fates)
-    for fate in fates:
-        if fate.status != "ok":
-            print(f"{fate.status}: {fate.path}: {fate.reason}")
-    if ignored:
-        shown = ", ".join(ignored[:10]) + (" ..." if len(ignored) > 10 else "")
-        print(f"ignored: {len(ignored)} files that are no pictures: {shown}")
-    print(f"slides: {len(fates)} (ok {statuses['ok']}, partial {statuses['partial']}, refused {statuses['refused']})")
-    print(f"tiles: {tiles}")
-    if cfg.dry_run:
-        print(f"estimated_hours: {seconds / 3600:.3g}")
-        print(f"estimated_decoded_gb: {tiles * cfg.tile.size_px**2 * 3 / 1e9:.3g}")

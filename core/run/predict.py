@@ -1,0 +1,240 @@
+"""The `predict` verb: text prompts asked of every tile of a slide, as a picture, as areas, and as tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from core.evaluation.prompts import encode_prompts
+from core.evaluation.zero_shot import softmax
+from core.files import atomic_write
+from core.raster.patch import require_resolution
+from core.raster.reader import Reader, ReadError
+from core.raster.regions import AreaWriter, merge_tiles
+from core.raster.stitch import smooth, stitch
+from core.run.instantiate import instantiate
+from core.run.load import Model, load
+from core.run.overlay import class_colours, write_overlay
+from core.run.slides import Source, Tiled, describe, open_tiled, print_fates, progress_bar, read_tiles, reason, sources
+from core.run.status import write_status
+from core.types import Fate, UserError
+
+MAX_AREAS = 2000  # of a class: QuPath stays quick, and more are no longer areas but noise
+OVERVIEW_PX = 1024
+SAMPLE = 64  # tiles of a slide in a dry run, to time it
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What is asked."""
+
+    names: tuple[str, ...]
+    prompts: dict[str, list[str]]  # every text by class
+    weights: np.ndarray  # [C, D] unit vectors
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A slide after every tile was asked."""
+
+    tiled: Tiled
+    indices: np.ndarray  # [N] numbers of the tiles that were read
+    probabilities: np.ndarray  # [N, C]
+    failed: int
+    error: str  # of the first broken tile
+    seconds: float  # a tile
+
+
+def run(cfg: DictConfig, folder: Path) -> int:
+    """Runs the verb.
+
+    Args:
+        cfg: ``run``, ``input``, ``manifest``, ``prompts`` (class texts; null: the run's own), ``reader``, ``areas``
+            (an :class:`AreaWriter`), ``data.resolution``, ``tile.{overlap, min_coverage}``, ``smoothing``,
+            ``threshold``, ``batch_size``, ``dry_run``, ``debug``. The tile's size and resolution are the model's.
+        folder: of the run; receives ``maps/<slide>.{png,geojson}``, ``tiles/<slide>.parquet``, ``predictions.csv``,
+            ``prompts.json`` and ``status.csv``.
+
+    Returns:
+        0, or 3 when a slide was refused or is partial.
+
+    Raises:
+        UserError: wrong keys, no usable run, nothing to do, or an output that cannot be written.
+    """
+    reader: Reader = instantiate(cfg.reader)
+    writer: AreaWriter = instantiate(cfg.areas)
+    todo, missing, ignored = sources(cfg, reader)
+    model = load(cfg.run)
+    classes = ask_classes(model, cfg.prompts)
+    fates, rows, seconds = list(missing), [], 0.0
+    with progress_bar() as bar:
+        task = bar.add_task("slides", total=len(todo))
+        for source in todo:
+            asked = _ask(cfg, reader, source, model, classes)
+            fates.append(_fate(source, asked))
+            if isinstance(asked, Asked):
+                seconds += asked.seconds * len(asked.tiled.coverage.kept)
+                if not cfg.dry_run and len(asked.indices):
+                    rows.append({"path": source.input.name, **_write(cfg, folder, source, asked, classes, writer)})
+                asked.tiled.raster.close()
+            bar.advance(task)
+    print_fates(fates, ignored)
+    if cfg.dry_run:
+        tiles = sum(int(fate.counts.get("tiles", 0)) for fate in fates)
+        print(f"estimated_hours: {seconds / 3600:.3g}")
+        print(f"estimated_output_gb: {tiles * (6 + len(classes.names)) * 8 / 1e9:.3g}")
+    else:
+        columns = ["path", "tiles", "failed_tiles", "prediction"]
+        with atomic_write(folder / "predictions.csv") as temporary:
+            (pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)).to_csv(temporary, index=False)
+        with atomic_write(folder / "prompts.json") as temporary:
+            temporary.write_text(json.dumps(classes.prompts, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_status(folder, fates)
+    return 0 if all(fate.status == "ok" for fate in fates) else 3
+
+
+def ask_classes(model: Model, prompts: Sequence[str] | None) -> Classes:
+    """Class weights from the user's prompts (each is a class) or from those kept with the run.
+
+    Raises:
+        UserError: fewer than two classes (a softmax over one says nothing), or the run kept none.
+    """
+    texts = {text: [text] for text in prompts} if prompts else dict(model.prompts or {})
+    if not texts:
+        raise UserError("the run keeps no prompts of its own", str(model.folder), "set prompts=[a ..., a ...]")
+    if len(texts) < 2:
+        raise UserError(f"prompts has one class, '{next(iter(texts))}'", "prompts",
+                        "give at least two: probabilities say which of them fits best")  # fmt: skip
+    encoded = encode_prompts(model.encoder, texts, ["{}"])
+    return Classes(encoded.class_names, encoded.by_class(), encoded.weights())
+
+
+def _ask(cfg: DictConfig, reader: Reader, source: Source, model: Model, classes: Classes) -> Asked | Exception:
+    """Asks all tiles of one slide. Whatever is wrong with it is its own fate and ends no run."""
+    try:
+        geometry = model.geometry
+        if geometry.resolution is None:
+            raise UserError(
+                "the model was trained on pictures of unknown scale, so it cannot say how large a tile is",
+                todo="choose a run with a model.geometry.resolution",
+            )
+        tile = cfg.tile
+        tiled = open_tiled(reader, source, geometry.size_px, geometry.resolution, tile.overlap, tile.min_coverage)
+        wanted = tiled.coverage.kept[:SAMPLE] if cfg.dry_run else tiled.coverage.kept
+        start = time.perf_counter()
+        indices, cosines, errors = _cosines(tiled, wanted, model, classes.weights, cfg.batch_size)
+        spent = (time.perf_counter() - start) / max(len(wanted), 1)
+        probabilities = softmax(model.scale * cosines)
+        if cfg.smoothing and len(indices):
+            probabilities = smooth(tiled.grid, indices, probabilities)
+        return Asked(tiled, indices, probabilities, len(errors), errors[0] if errors else "", spent)
+    except UserError as error:
+        return error
+    except Exception as error:  # a file that no one foresaw must not end a run over ten thousand; debug=true shows it
+        if cfg.debug:
+            raise
+        return error
+
+
+def _cosines(
+    tiled: Tiled, wanted: np.ndarray, model: Model, weights: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Reads tiles ahead in threads while the model works: numbers [N], cosines [N, C], errors of broken tiles."""
+    indices: list[int] = []
+    parts: list[np.ndarray] = []
+    errors: list[str] = []
+    waiting: list[np.ndarray] = []
+
+    def flush() -> None:
+        if waiting:
+            images = np.stack(waiting).transpose(0, 3, 1, 2)
+            parts.append(model.embed_images(images) @ weights.T)
+            waiting.clear()
+
+    for index, pixels in read_tiles(tiled, wanted):
+        if isinstance(pixels, ReadError):
+            errors.append(reason(pixels))
+            continue
+        indices.append(index)
+        waiting.append(pixels)
+        if len(waiting) == batch_size:
+            flush()
+    flush()
+    cosines = np.concatenate(parts) if parts else np.empty((0, len(weights)), np.float32)
+    return np.array(indices, np.int64), cosines, errors
+
+
+def _fate(source: Source, asked: Asked | Exception) -> Fate:
+    name = source.input.name
+    if isinstance(asked, Exception):
+        return Fate(name, "refused", reason(asked), {"files": source.input.files})
+    total = len(asked.tiled.coverage.kept)
+    counts = {
+        **describe(asked.tiled),
+        "tiles": total - asked.failed,
+        "failed_tiles": asked.failed,
+        "files": source.input.files,
+    }
+    if not asked.failed:
+        return Fate(name, "ok", "", counts)
+    text = f"{asked.failed} of {total} tiles cannot be read: {asked.error}"
+    return Fate(name, "partial" if asked.failed < total else "refused", text, counts)
+
+
+def _write(
+    cfg: DictConfig, folder: Path, source: Source, asked: Asked, classes: Classes, writer: AreaWriter
+) -> Mapping[str, object]:
+    """Writes the outputs of one slide; returns its row of ``predictions.csv``."""
+    tiled, name = asked.tiled, source.input.name
+    windows = [tiled.grid.window(int(index)) for index in asked.indices]
+    labels = asked.probabilities.argmax(1)
+    best = asked.probabilities.max(1)
+    thumbnail = tiled.raster.thumbnail(OVERVIEW_PX).values
+    board = stitch(windows, asked.probabilities, tiled.raster.size, thumbnail.shape[1::-1])
+    maps = folder / "maps"
+    resolution = require_resolution(tiled.raster)
+    write_overlay(maps / f"{name}.png", thumbnail, board, classes.names, resolution, tiled.raster.size, name)
+    areas, dropped = merge_tiles(
+        tiled.grid, asked.indices, np.where(best >= cfg.threshold, labels, -1), best, MAX_AREAS
+    )
+    for label, count in dropped.items():
+        print(f"{name}: the {MAX_AREAS} largest areas of '{classes.names[label]}' are written, {count} smaller are not")
+    colours = class_colours(len(classes.names))
+    writer.write(maps / f"{name}{writer.suffix}", tiled.raster, areas, classes.names, colours)
+    _write_tiles(folder / "tiles" / f"{name}.parquet", asked, classes, tiled)
+    shares = np.bincount(labels, minlength=len(classes.names)) / len(labels)
+    means = asked.probabilities.mean(0)
+    return {
+        "tiles": len(labels),
+        "failed_tiles": asked.failed,
+        "prediction": classes.names[int(shares.argmax())],
+        **{f"share.{text}": round(float(value), 6) for text, value in zip(classes.names, shares, strict=True)},
+        **{f"probability.{text}": round(float(value), 6) for text, value in zip(classes.names, means, strict=True)},
+    }
+
+
+def _write_tiles(path: Path, asked: Asked, classes: Classes, tiled: Tiled) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    windows = [tiled.grid.window(int(index)) for index in asked.indices]
+    table = pa.table(
+        {
+            "x": [window.x for window in windows],
+            "y": [window.y for window in windows],
+            "w": [window.width for window in windows],
+            "h": [window.height for window in windows],
+            "coverage": tiled.coverage.fraction[asked.indices],
+            **{f"probability.{text}": asked.probabilities[:, code] for code, text in enumerate(classes.names)},
+        }
+    ).replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)})
+    with atomic_write(path) as temporary:
+        parquet.write_table(table, temporary)
