@@ -79,7 +79,8 @@ class Hierarchy:
     def chance_distance(self) -> npt.NDArray[np.float64]:
         """Mean distance from each class to the other classes, [C]: what a blind wrong guess would be off by."""
         others = max(len(self.class_names) - 1, 1)
-        return self.distance.sum(axis=1) / others
+        mean: npt.NDArray[np.float64] = self.distance.sum(axis=1) / others
+        return mean
 
 
 def _build(

@@ -32,8 +32,20 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A paired difference A - B with its interval over seeds and units."""
+class Draws:
+    """One statistic of S replicates (seeds) on the same R draws of the units; differences of these are paired."""
+
+    points: FloatArray  # [S] on all items
+    values: FloatArray  # [R, S] on each draw
+    units: int  # independent units drawn
+
+    def __sub__(self, other: Draws) -> Draws:
+        return Draws(self.points - other.points, self.values - other.values, min(self.units, other.units))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean over replicates, or a paired difference of two such means, with its interval over seeds and units."""
 
     value: float
     low: float
@@ -41,11 +53,13 @@ class Difference:
     detectable: float  # smallest true difference that would be found in 80 % of repetitions (two-sided 5 %)
     replicates: int  # seeds
     units: int
+    spread: tuple[float, float]  # smallest and largest value of a replicate
 
-    @property
-    def decided(self) -> bool:
-        """Whether the interval excludes zero."""
-        return bool(self.low > 0 or self.high < 0)  # False for NaN bounds
+    def verdict(self, better: str) -> str:
+        """``better`` or ``worse`` when the interval excludes zero, otherwise ``undecided``."""
+        if not (self.low > 0 or self.high < 0):  # NaN bounds decide nothing
+            return "undecided"
+        return "better" if (self.value > 0) == (better == "higher") else "worse"
 
 
 def bootstrap(of: Statistic, units: npt.ArrayLike, draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -69,46 +83,66 @@ def bootstrap(of: Statistic, units: npt.ArrayLike, draws: int = DRAWS, seed: int
     return Interval(value, *_bounds(_apply(of, counts, codes), len(names) - 1))
 
 
-def replicated(
-    statistics: Sequence[Statistic], units: Sequence[npt.ArrayLike], draws: int = DRAWS, seed: int = 0
-) -> Difference:
-    """Mean of one statistic over replicates (seeds), resampling replicates *and* units.
+def draw(
+    statistics: Sequence[Statistic],
+    units: Sequence[npt.ArrayLike],
+    every: npt.ArrayLike | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Draws:
+    """The statistic of each replicate on common draws of the units.
 
-    For a comparison give statistics that are themselves differences (:func:`minus`). A unit that occurs in several
-    replicates is drawn once for all of them (crossed), units that occur in one are drawn for it alone (nested).
-    The degrees of freedom of the two sources of variance are joined by Satterthwaite's formula, so five seeds are
-    treated as five and a thousand patients as a thousand.
+    A unit that occurs in several replicates is drawn once for all of them (crossed); units that occur in one alone are
+    in effect drawn for it (nested).
 
     Args:
         statistics: one a replicate.
         units: for each replicate the unit of each of its items.
+        every: all units of a comparison, so that its two sides see the same draws; by default those of ``units``.
     """
-    every = np.unique(np.concatenate([np.asarray(unit).astype(str) for unit in units]))
-    codes = [np.searchsorted(every, np.asarray(unit).astype(str)) for unit in units]
-    points = np.array([point(of, len(code)) for of, code in zip(statistics, codes, strict=True)])
-    value, replicates = float(points.mean()), len(points)
-    if len(every) < 2:
-        return Difference(value, np.nan, np.nan, np.nan, replicates, len(every))
-    generator = np.random.default_rng(seed)
-    counts = _counts(generator, len(every), draws)
-    drawn = np.stack([_apply(of, counts, code) for of, code in zip(statistics, codes, strict=True)], axis=1)  # [R, S]
-    chosen = _counts(generator, replicates, draws) * ~np.isnan(drawn)
-    total = chosen.sum(axis=1)
-    means = np.divide((chosen * np.nan_to_num(drawn)).sum(axis=1), total, out=np.full(draws, np.nan), where=total > 0)
-    of_items = float(np.nanvar(np.nanmean(drawn, axis=1), ddof=1)) if not np.isnan(drawn).all() else 0.0
+    names = np.unique(np.concatenate([np.asarray(unit).astype(str) for unit in units]) if every is None else every)
+    codes = [np.searchsorted(names, np.asarray(unit).astype(str)) for unit in units]
+    counts = _counts(np.random.default_rng(seed), len(names), draws)
+    pairs = list(zip(statistics, codes, strict=True))
+    points = np.array([point(of, len(code)) for of, code in pairs])
+    return Draws(points, np.stack([_apply(of, counts, code) for of, code in pairs], axis=1), len(names))
+
+
+def summarise(drawn: Draws, seed: int = 0) -> Summary:
+    """Mean over replicates with an interval that resamples replicates *and* units.
+
+    The degrees of freedom of the two sources of variance are joined by Satterthwaite's formula, so that five seeds
+    count as five and a thousand patients as a thousand. Resampling both levels of a crossed design errs on the wide
+    side where noise of single items dominates (Owen 2007, "The pigeonhole bootstrap"). With one replicate the interval
+    is over units alone, and with one unit there is none (NaN).
+    """
+    points, values = drawn.points, drawn.values
+    replicates, value = len(points), float(points.mean())
+    spread = (float(points.min()), float(points.max()))
+    if drawn.units < 2 or np.isnan(values).all():
+        return Summary(value, np.nan, np.nan, np.nan, replicates, drawn.units, spread)
+    there = ~np.isnan(values)
+    over_units = _mean(values, there.astype(np.float64))
+    chosen = _counts(np.random.default_rng([seed, 1]), replicates, len(values)) * there
+    means = _mean(values, chosen)
+    of_units = float(np.nanvar(over_units, ddof=1))
     of_seeds = float(points.var(ddof=1)) / replicates if replicates > 1 else 0.0
-    low, high = _bounds(means, _satterthwaite(of_items, len(every) - 1, of_seeds, replicates - 1))
-    return Difference(value, low, high, _POWER * float(np.nanstd(means, ddof=1)), replicates, len(every))
+    low, high = _bounds(means, _satterthwaite(of_units, drawn.units - 1, of_seeds, replicates - 1))
+    return Summary(value, low, high, _POWER * float(np.nanstd(means, ddof=1)), replicates, drawn.units, spread)
 
 
-def minus(first: Statistic, second: Statistic) -> Statistic:
-    """Paired difference: both statistics see the same draw of the same items."""
-    return lambda weights: first(weights) - second(weights)
+def average(several: Sequence[Draws]) -> Draws:
+    """Mean of several statistics on the same draws: other factors averaged out."""
+    points = np.mean([drawn.points for drawn in several], axis=0)
+    return Draws(points, np.mean([drawn.values for drawn in several], axis=0), several[0].units)
 
 
-def average(statistics: Sequence[Statistic]) -> Statistic:
-    """Mean of several statistics on the same draw (other factors averaged out)."""
-    return lambda weights: np.mean([of(weights) for of in statistics], axis=0)
+def _mean(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weighted mean over replicates of each draw, [R]; NaN where no replicate has weight."""
+    total = weights.sum(axis=1)
+    out: FloatArray = np.full(len(values), np.nan)
+    np.divide((weights * np.nan_to_num(values)).sum(axis=1), total, out=out, where=total > 0)
+    return out
 
 
 def count_units(units: npt.ArrayLike) -> int:

@@ -163,4 +163,6 @@ def point(of: Statistic, n: int) -> float:
 
 def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> FloatArray:
     """Division that gives NaN, silently, where nothing was drawn."""
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    out: FloatArray = np.full(np.shape(above), np.nan)
+    np.divide(above, below, out=out, where=np.asarray(below) > 0)
+    return out

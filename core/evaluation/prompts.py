@@ -6,7 +6,7 @@ Radford et al. 2021, section 3.1.4); the ensemble is made once a class, never on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,9 @@ class TextEncoder(Protocol):
 
     def encode_texts(self, tokens: Any, /) -> Any:
         """Tokens to unit vectors, float32 [c, D]."""
+
+    def parameters(self) -> Iterator[Any]:
+        """Of a torch module; the first one says where it lives."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ def encode_prompts(
         for which, synonym in enumerate(synonyms):
             rows.extend((code, which, number, text.replace("{}", synonym)) for number, text in enumerate(templates))
     texts = [row[3] for row in rows]
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         parts = [
-            model.encode_texts(model.tokenize(texts[start : start + batch])).float().cpu().numpy()
+            model.encode_texts(model.tokenize(texts[start : start + batch]).to(device)).float().cpu().numpy()
             for start in range(0, len(texts), batch)
         ]
     codes = np.array([row[:3] for row in rows], dtype=np.int64)

@@ -117,7 +117,9 @@ def _rank(
     block: int = 512,
 ) -> dict[str, object]:
     """Rank of the best hit of each query, in blocks so that the score matrix never exists as a whole."""
-    ranks, counts, retrieved = [], [], []
+    ranks: list[npt.NDArray[np.int64]] = []
+    counts: list[npt.NDArray[np.int64]] = []
+    retrieved: list[list[str]] = []
     for start in range(0, len(queries), block):
         rows = np.arange(start, min(start + block, len(queries)))
         scores = queries[rows] @ gallery.T
