@@ -201,25 +201,34 @@ class Targets:
 
     def relations(self, rows: slice, columns: slice) -> torch.Tensor:
         """Relation codes of one tile, [rows, columns] int8."""
-        sets = self.row_set[rows]
-        start, stop = self.indptr[sets], self.indptr[sets + 1]
-        lengths = stop - start
-        strip = self.codes.new_zeros((len(sets), len(self.indptr) - 1))
-        if int(lengths.sum()):
-            line = (lengths * 0 + 1).cumsum(0).sub(1).repeat_interleave(lengths)  # arange by tensor methods
-            first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-            flat = start.repeat_interleave(lengths) + ((line * 0 + 1).cumsum(0) - 1 - first)
-            strip[line, self.indices[flat]] = self.codes[flat]
-        tile = strip[:, self.column_set[columns]]
-        same_group = self.row_group[rows][:, None] == self.column_group[columns][None, :]
-        tile = tile.masked_fill(same_group, int(Relation.GROUP))
-        own = self.row_owner[rows][:, None] == self.column_owner[columns][None, :]
-        return tile.masked_fill(own, int(Relation.OWN))
+        return self._fill(rows, columns, tuple(range(len(Relation))), self.codes)
 
     def block(self, rows: slice, columns: slice, policy: Policy, like: torch.Tensor) -> torch.Tensor:
         """Wanted similarities of one tile under a policy, [rows, columns] in the dtype of ``like``; NaN: left out."""
-        table = like.new_tensor(policy.table())
-        return table[self.relations(rows, columns).long()]
+        return self._fill(rows, columns, policy.table(), like)
+
+    def _fill(self, rows: slice, columns: slice, table: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+        """One tile of ``table[relation]``; a layer that would change nothing (CLIP's diagonal) is not even compared."""
+        plain, group, own = table[Relation.UNRELATED], table[Relation.GROUP], table[Relation.OWN]
+        row_group, column_group = self.row_group[rows], self.column_group[columns]
+        tile = like.new_full((len(row_group), len(column_group)), plain)
+        layered = any(value != plain for value in table[: Relation.GROUP])
+        if layered:
+            tile = self._sets(self.row_set[rows], table, tile)[:, self.column_set[columns]]
+        if layered or group != plain:
+            tile = tile.masked_fill(row_group[:, None] == column_group[None, :], group)
+        return tile.masked_fill(self.row_owner[rows][:, None] == self.column_owner[columns][None, :], own)
+
+    def _sets(self, sets: torch.Tensor, table: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+        """``table[relation]`` of some sets to all U sets, [len(sets), U]: sparse rows made dense."""
+        strip = like.new_full((len(sets), len(self.indptr) - 1), table[Relation.UNRELATED])
+        start, stop = self.indptr[sets], self.indptr[sets + 1]
+        lengths = stop - start
+        line = (start * 0 + 1).cumsum(0).sub(1).repeat_interleave(lengths)  # arange by tensor methods
+        first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        entry = start.repeat_interleave(lengths) + ((line * 0 + 1).cumsum(0) - 1 - first)
+        strip[line, self.indices[entry]] = like.new_tensor(table)[self.codes[entry].long()]
+        return strip
 
     def to(self, device: Any) -> Targets:
         """The same targets with every tensor on ``device``."""
