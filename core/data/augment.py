@@ -44,7 +44,8 @@ class Augment:
         grey = float(LUMA @ flat.mean(axis=1)) * bright
         matrix = (matrix * (bright * contrast)).astype(np.float32)
         values = matrix @ flat + np.float32((1 - contrast) * grey)
-        return np.clip(np.rint(values), 0, 255).astype(np.uint8).reshape(image.shape)
+        jittered: np.ndarray = np.clip(np.rint(values), 0, 255).astype(np.uint8).reshape(image.shape)
+        return jittered
 
 
 def _hue(angle: float) -> np.ndarray:

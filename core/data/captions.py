@@ -62,12 +62,12 @@ class CaptionChooser:
         random = philox(self.seed, 3, step, row)
         mine, label = self.captions[row], self.labels[row]
         if self.source == "caption":
-            chosen = [mine[number] for number in random.permutation(len(mine))[: self.per_image]]
+            chosen = [mine[int(number)] for number in random.permutation(len(mine))[: self.per_image]]
         else:
             chosen = []
             for _ in range(self.per_image):
                 written = bool(mine) and (label is None or bool(random.integers(2))) and self.source == "both"
-                chosen.append(mine[random.integers(len(mine))] if written else self.from_label(row, random))
+                chosen.append(mine[int(random.integers(len(mine)))] if written else self.from_label(row, random))
         return [self._drop(text, random) for text in chosen]
 
     def from_label(self, row: int, random: np.random.Generator) -> str:

@@ -13,6 +13,7 @@ Columns after reading (whatever they were called in the file):
 ``x y w h``  window in level-0 pixels (top left corner, width, height); all NaN: the whole picture
 ``split``    train, val or test; None everywhere when the file has no splits
 ``site time event``  as in the file: text, number, number
+``row``      position in the file, from 0
 ===========  ==========================================================================================
 
 Every other column is kept as it is.
@@ -77,10 +78,14 @@ class Manifest:
         path = Path(path)
         check_paths(path, options.root, options.table)
         root = Path(options.root) if options.root is not None else path.parent
-        rows = _Rows(read_table(path), path)
-        frame, notes, unit = normalise(rows, options)
+        return cls.of(read_table(path), path, root, sha256(path), options)
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, path: Path, root: Path, digest: str, options: ManifestOptions) -> Manifest:
+        """Validates a table that was read or scanned from ``path``."""
+        frame, notes, unit = normalise(_Rows(table, path), options)
         frame, fates = _drop_missing(frame, root, path)
-        return cls(frame, path, root, sha256(path), fates, tuple(notes), unit)
+        return cls(frame, path, root, digest, fates, tuple(notes), unit)
 
     @property
     def text_only(self) -> int:
@@ -102,7 +107,7 @@ class Manifest:
 
     def flat(self) -> pd.DataFrame:
         """The table as a user's file has it: a column a caption, concepts joined, empty columns left out."""
-        frame = self.frame.copy()
+        frame = self.frame.drop(columns="row")
         root = self.root.absolute()
         frame["path"] = [None if pd.isna(value) else str(root / value) for value in frame["path"]]
         captions = frame.pop("captions")
@@ -337,12 +342,13 @@ def _numbers(rows: _Rows, name: str) -> pd.Series:
 def _texts(rows: _Rows) -> None:
     for name in TEXT:
         values = rows.frame[name] if name in rows.frame else [None] * len(rows.frame)
-        cells = [None if pd.isna(value) or not str(value).strip() else str(value) for value in values]
+        keep = name == "path"  # a file name may end in a space
+        cells = [None if pd.isna(v) or not str(v).strip() else str(v) if keep else str(v).strip() for v in values]
         rows.frame[name] = pd.Series(cells, rows.frame.index, dtype=object)
 
 
 def _lists(rows: _Rows) -> None:
-    names = [name for name in rows.frame if CAPTION.fullmatch(str(name))]
+    names = [str(name) for name in rows.frame if CAPTION.fullmatch(str(name))]
     names.sort(key=lambda name: int(name.partition(".")[2] or 0))
     columns = [rows.frame[name].tolist() for name in names]
     captions = [

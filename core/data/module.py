@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from core.data.augment import Augment
 from core.data.captions import CaptionChooser
@@ -36,16 +36,7 @@ class Batches:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[Batch]:
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,
-            batch_size=None,
-            sampler=range(self.start, self.stop),  # order by step; batches are made whole by one worker
-            num_workers=self.workers,
-            collate_fn=_same,
-            worker_init_fn=ignore_signals,
-            prefetch_factor=2 if self.workers else None,
-        )
-        for item in loader:
+        for item in _loader(self.dataset, range(self.start, self.stop), self.workers):
             if isinstance(item, Failed):
                 raise item.error
             yield item
@@ -159,16 +150,43 @@ class PairsDataModule:
 
         A picture that has become unreadable since :meth:`prepare` is left out, rows and all, and counted.
         """
-        for rows in chunks(self.rows(split), batch_size):
-            kept, images = [], []
-            for row in rows:
-                try:
-                    images.append(self.tiles.get(int(row)))
-                    kept.append(row)
-                except (UserError, OSError):
-                    self.tiles.late[row] += 1
-            if kept:
-                yield np.array(kept, np.int64), torch.from_numpy(np.stack(images))
+        parts = list(chunks(self.rows(split), batch_size))
+        for rows, images in _loader(_Pictures(self.tiles, parts), range(len(parts)), self.workers):
+            if len(rows):
+                yield rows, images
+
+
+@dataclass(frozen=True)
+class _Pictures(Dataset[tuple[np.ndarray, torch.Tensor]]):
+    """Item i: the pictures of a list of rows that can still be read."""
+
+    tiles: TileSource
+    parts: list[np.ndarray]
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, torch.Tensor]:
+        kept, images = [], []
+        for row in self.parts[index]:
+            try:
+                images.append(self.tiles.get(int(row)))
+                kept.append(int(row))
+            except (UserError, OSError):
+                self.tiles.late[row] += 1
+        size = self.tiles.geometry.size_px
+        stacked = np.stack(images) if images else np.empty((0, 3, size, size), np.uint8)
+        return np.array(kept, np.int64), torch.from_numpy(stacked)
+
+
+def _loader(dataset: Dataset[Any], order: range, workers: int) -> DataLoader[Any]:
+    """Items in the given order, each made whole by one worker."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        collate_fn=_same,
+        worker_init_fn=ignore_signals,
+        prefetch_factor=2 if workers else None,
+    )
 
 
 def ignore_signals(_worker: int) -> None:
@@ -178,5 +196,5 @@ def ignore_signals(_worker: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def _same(item: Batch) -> Batch:
+def _same(item: Any) -> Any:
     return item

@@ -89,7 +89,8 @@ def carve(frame: pd.DataFrame, rows: np.ndarray, share: float, seed: int) -> np.
     if wanted == 0:
         wanted = Fraction(1, min(FINEST, groups))
     parts = _folds(part, wanted.denominator, seed) if wanted.denominator > 1 else [np.arange(0)]
-    return rows[np.sort(np.concatenate(parts[: wanted.numerator]))]
+    chosen: np.ndarray = rows[np.sort(np.concatenate(parts[: wanted.numerator]))]
+    return chosen
 
 
 def _folds(part: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:

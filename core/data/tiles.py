@@ -70,7 +70,7 @@ class TileSource:
         self._slot = np.full(len(frame), -1, np.int64)
         self._cache = torch.empty((0, 3, geometry.size_px, geometry.size_px), dtype=torch.uint8)
         # late[row] counts reads that failed after the tile had been found sound; shared, because workers count too
-        self.late = torch.zeros(len(frame), dtype=torch.int32).share_memory_()
+        self.late = torch.zeros(len(frame), dtype=torch.int32).share_memory_()  # type: ignore[no-untyped-call]
         self.state = np.zeros(len(frame), np.uint8)
         self._reasons: dict[int, str] = {}
         self._handles: OrderedDict[tuple[str, float], Raster] = OrderedDict()
@@ -102,7 +102,8 @@ class TileSource:
             done = pool.map(self._decode_file, by_file.values())
             for _ in track(done, "decoding pictures", total=len(by_file), disable=not progress, transient=True):
                 pass
-        return rows[self.state[rows] == READY]
+        readable: np.ndarray = rows[self.state[rows] == READY]
+        return readable
 
     def get(self, row: int) -> np.ndarray:
         """One tile, uint8 [3, s, s]; a view of the cache where it is there: not to be written to.
@@ -146,7 +147,7 @@ class TileSource:
         count = min(len(rows), room // (3 * size * size))
         self._cache = torch.empty((count, 3, size, size), dtype=torch.uint8)
         if workers:
-            self._cache.share_memory_()
+            self._cache.share_memory_()  # type: ignore[no-untyped-call]
         self._slot[:] = -1
         self._slot[rows[:count]] = np.arange(count)
 
@@ -190,7 +191,8 @@ class TileSource:
                 f"'{raster.path}' is a slide, and the model takes whole pictures of unknown scale",
                 todo="choose a model with a resolution, or set model.geometry=override",
             )
-        return np.ascontiguousarray(cut(raster, where, self.geometry).pixels.transpose(2, 0, 1))
+        pixels: np.ndarray = cut(raster, where, self.geometry).pixels
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_handles": OrderedDict()}
