@@ -74,7 +74,14 @@ def classification(
         "train_counts": classes.train_counts.tolist(),
         "rare": [str(n) for n in names[classes.rare]],
         "confusion": confusion(truth, best, len(names)).tolist(),
-        **({} if classes.hierarchy is None else {"hierarchy": classes.hierarchy.source}),
+        **(
+            {}
+            if classes.hierarchy is None
+            else {
+                "hierarchy": classes.hierarchy.source,
+                "parents": [list(names) for names in classes.hierarchy.parents],
+            }
+        ),
         **(details or {}),
     }
     known = {**blind_controls(truth, classes), **(controls or {})}

@@ -53,7 +53,7 @@ def selected(metric: Metric, items: pd.DataFrame) -> npt.NDArray[np.bool_]:
             raise UserError(
                 f"items have no column '{needed}', which {metric.name} needs", todo="evaluate the run again"
             )
-    chosen = items[metric.column].notna().to_numpy(dtype=bool)
+    chosen = np.array(items[metric.column].notna(), dtype=bool)
     if wanted:
         chosen &= (items[column].astype(str) == wanted).to_numpy(dtype=bool)
     elif column:

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from core.evaluation.arms import Arm, find_arms, find_runs
-from core.evaluation.intervals import DRAWS, draw, summarise
+from core.evaluation.intervals import DRAWS, Summary, draw, summarise
 from core.evaluation.metrics import statistic
 from core.evaluation.tables import write_json
 from core.files import atomic_write
+from core.types import Figure
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,19 @@ def show(figures: Sequence[PooledFigure]) -> Any:
 
 
 def _of_arm(arm: Arm, floors: Mapping[str, Any], draws: int) -> list[PooledFigure]:
-    figures = []
-    tables: dict[str, dict[str, pd.DataFrame]] = {}
-    for name, metric in arm.metrics().items():
-        evaluation = name.partition("/")[0]
-        if evaluation not in tables:
-            tables[evaluation] = {seed: arm.items(seed, evaluation) for seed in arm.replicates}
-        items = list(tables[evaluation].values())
+    metrics = arm.metrics()
+    evaluations = dict.fromkeys(name.partition("/")[0] for name in metrics)
+    tables = {name: [arm.items(seed, name) for seed in arm.replicates] for name in evaluations}
+    summaries = {}
+    for name, metric in metrics.items():
+        items = tables[name.partition("/")[0]]
         statistics = [statistic(metric, table) for table in items]
-        drawn = draw(statistics, [table["unit"].astype(str) for table in items], draws=draws)
-        summary = summarise(drawn)
-        short = name.removeprefix(f"{evaluation}/")
-        stated = floors.get(short, {})
+        summaries[name] = summarise(draw(statistics, [table["unit"].astype(str) for table in items], draws=draws))
+    figures = []
+    for name, summary in summaries.items():
+        evaluation, _, short = name.partition("/")
+        items, stated = tables[evaluation], floors.get(short, {})
+        recorded = [figure for run in arm.runs for figure in run.results.figures if figure.name == name]
         figures.append(
             PooledFigure(
                 arm.label,
@@ -132,22 +134,24 @@ def _of_arm(arm: Arm, floors: Mapping[str, Any], draws: int) -> list[PooledFigur
                 round(len(arm.runs) / len(items)),
                 round(float(np.mean([len(table) for table in items]))),
                 summary.units,
-                _unit(arm, name),
-                _controls(arm, name),
+                recorded[0].unit,
+                _controls(recorded, short, summaries),
                 dict(stated) if isinstance(stated, Mapping) else {"floor": float(stated)},
-                metric.better,
+                metrics[name].better,
             )
         )
     return figures
 
 
-def _unit(arm: Arm, name: str) -> str:
-    return next(figure.unit for figure in arm.runs[0].results.figures if figure.name == name)
-
-
-def _controls(arm: Arm, name: str) -> dict[str, float]:
-    """Controls of the runs, weighted by their items."""
-    figures = [figure for run in arm.runs for figure in run.results.figures if figure.name == name]
-    shared = [control for control in figures[0].controls if all(control in figure.controls for figure in figures)]
-    weights = [max(figure.n, 1) for figure in figures]
-    return {c: float(np.average([f.controls[c] for f in figures], weights=weights)) for c in shared}
+def _controls(recorded: Sequence[Figure], short: str, summaries: Mapping[str, Summary]) -> dict[str, float]:
+    """Controls on the same folds, seeds and pooling: those that were evaluated as such are pooled like the figure;
+    blind ones (chance, majority) are weighted by the items of each fold."""
+    weights = [max(figure.n, 1) for figure in recorded]
+    controls = {}
+    for name in recorded[0].controls:
+        pooled = [summaries[f"{own}/{short}"] for own in (name, f"floor_{name}") if f"{own}/{short}" in summaries]
+        if pooled:
+            controls[name] = pooled[0].value
+        elif all(name in figure.controls for figure in recorded):
+            controls[name] = float(np.average([figure.controls[name] for figure in recorded], weights=weights))
+    return controls
