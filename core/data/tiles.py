@@ -73,7 +73,7 @@ class TileSource:
         self.late = torch.zeros(len(frame), dtype=torch.int32).share_memory_()  # type: ignore[no-untyped-call]
         self.state = np.zeros(len(frame), np.uint8)
         self._reasons: dict[int, str] = {}
-        self._handles: OrderedDict[tuple[str, float], Raster] = OrderedDict()
+        self._handles: OrderedDict[tuple[str, float | None], Raster] = OrderedDict()
         self._process = os.getpid()
 
     @property
@@ -119,7 +119,7 @@ class TileSource:
         try:
             return self._cut(raster, row)
         except (UserError, OSError):
-            self._handles.pop((str(self.files[row]), self._resolutions[row]), None)
+            self._handles.pop(self._key(row), None)
             raise
 
     def fates(self) -> list[Fate]:
@@ -153,10 +153,10 @@ class TileSource:
 
     def _decode_file(self, rows: list[int]) -> None:
         """Decodes all tiles of a file in the calling thread; threads share no raster."""
-        opened: dict[float, Raster] = {}
+        opened: dict[float | None, Raster] = {}
         with contextlib.ExitStack() as stack:
             for row in rows:
-                key = float(self._resolutions[row])
+                key = self._resolution(row)
                 try:
                     if key not in opened:
                         opened[key] = stack.enter_context(self._open(row))
@@ -170,13 +170,20 @@ class TileSource:
                 self.state[row] = READY
 
     def _open(self, row: int) -> Raster:
-        resolution = float(self._resolutions[row])
-        return self._reader.open(Path(str(self.files[row])), None if np.isnan(resolution) else resolution)
+        return self._reader.open(Path(str(self.files[row])), self._resolution(row))
+
+    def _resolution(self, row: int) -> float | None:
+        """What the manifest or the config says; None rather than NaN, which no dictionary finds again."""
+        value = float(self._resolutions[row])
+        return None if np.isnan(value) else value
+
+    def _key(self, row: int) -> tuple[str, float | None]:
+        return str(self.files[row]), self._resolution(row)
 
     def _handle(self, row: int) -> Raster:
         if self._process != os.getpid():  # a forked worker must not use its parent's file handles
             self._process, self._handles = os.getpid(), OrderedDict()
-        key = (str(self.files[row]), float(self._resolutions[row]))
+        key = self._key(row)
         raster = self._handles.pop(key, None) or self._open(row)
         self._handles[key] = raster
         if len(self._handles) > HANDLES:
