@@ -94,7 +94,11 @@ def _figure(metric: Metric, items: pd.DataFrame, cohort: Cohort, controls: Mappi
     note = cohort.note
     if independent < 2:  # also when another part of the items has units: this figure does not
         interval = interval._replace(low=np.nan, high=np.nan)
-        note = "; ".join(filter(None, [note, f"no interval: {independent} independent unit"]))
+        note = "; ".join(filter(None, [note, "no interval with fewer than two independent units"]))
+    elif interval.low == interval.high:  # a bootstrap cannot see what the sample does not show
+        note = "; ".join(
+            filter(None, [note, "all draws agree, so the interval has no width: do not read it as certain"])
+        )
     return Figure(
         metric.name, *interval, n=int(chosen.sum()), units=independent, unit=cohort.unit, controls=controls, note=note
     )

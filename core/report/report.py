@@ -69,7 +69,7 @@ def write_report(folder: str | Path) -> Path:
         "classes": _classes(results, detail),
         "groups": _groups(shown),
         "draws": 1000,
-        "remarks": list(dict.fromkeys(remark for f in shown for remark in f.note.split("; ")[1:])),
+        "remarks": _remarks(shown),
         "charts": charts,
         "confusion": confusion,
         "best": [_thumb(item) for item in best],
@@ -160,22 +160,34 @@ def _beside(figure: Figure) -> str:
 
 
 def _groups(shown: Sequence[Figure]) -> list[dict[str, Any]]:
-    groups: dict[str, list[dict[str, str]]] = {}
-    for figure in shown:
-        evaluation, _, short = figure.name.partition("/")
-        bounded = not short.endswith(("distance_of_errors", "rank"))
-        groups.setdefault(_NAMES.get(evaluation, show_name(evaluation)), []).append(
+    """One table an evaluation, with a column for each control that any of its figures has."""
+    groups = []
+    for evaluation in dict.fromkeys(figure.name.partition("/")[0] for figure in shown):
+        mine = [figure for figure in shown if figure.name.partition("/")[0] == evaluation]
+        controls = list(dict.fromkeys(name for figure in mine for name in figure.controls))
+        groups.append(
             {
-                "name": show_name(short),
-                "value": _number(figure.value),
-                "range": _range(figure),
-                "strip": figures.strip(figure.value, figure.low, figure.high, figure.controls) if bounded else "",
-                "controls": page.controls(figure.controls),
-                "n": str(figure.n),
-                "units": _units(figure),
+                "name": _NAMES.get(evaluation, show_name(evaluation)),
+                "unit": mine[0].unit,
+                "control": evaluation.startswith(("resnet18", "floor_")),
+                "controls": [page.CONTROL_NAMES.get(name, name) for name in controls],
+                "rows": [_row(figure, controls) for figure in mine],
             }
         )
-    return [{"name": name, "rows": rows} for name, rows in groups.items()]
+    return groups
+
+
+def _row(figure: Figure, controls: Sequence[str]) -> dict[str, Any]:
+    short = figure.name.partition("/")[2]
+    bounded = not short.endswith(("distance_of_errors", "rank"))
+    return {
+        "name": show_name(short),
+        "value": _number(figure.value),
+        "range": _range(figure),
+        "strip": figures.strip(figure.value, figure.low, figure.high, figure.controls) if bounded else "",
+        "controls": [_number(figure.controls[name]) if name in figure.controls else "" for name in controls],
+        "n": f"{figure.n} ({figure.units})",
+    }
 
 
 def _data_lines(config: Mapping[str, Any], results: Results, restricted: bool) -> list[str]:
@@ -197,7 +209,7 @@ def _data_lines(config: Mapping[str, Any], results: Results, restricted: bool) -
     if results.figures:
         first = results.figures[0]
         lines.append(
-            f"{first.n} evaluated items of {_units(first)}; nothing of them was used in training or selection."
+            f"{first.n} evaluated items of {_units(first)}."
         )
     return lines
 
@@ -238,6 +250,16 @@ def _inputs(folder: Path, restricted: bool) -> dict[str, Any]:
         "failures": bad[:_FAILURES],
         "more_failures": max(len(bad) - _FAILURES, 0),
     }
+
+
+def _remarks(shown: Sequence[Figure]) -> list[str]:
+    """What a note says of single figures, with the figures it is about."""
+    about: dict[str, list[str]] = {}
+    for figure in shown:
+        for remark in figure.note.split("; "):
+            if " " in remark and "," not in remark.split(" ")[0]:
+                about.setdefault(remark, []).append(figure.name)
+    return [f"{', '.join(names)}: {remark}." for remark, names in about.items()]
 
 
 def _thumb(item: Shown) -> dict[str, Any]:
