@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -57,8 +58,52 @@ class LocalExchange:
         return x.detach()
 
 
-class ProcessGroupExchange:
-    """The ranks of a ``torch.distributed`` process group (gloo or NCCL); None is the default group."""
+class CollectiveExchange(ABC):
+    """Several ranks: the differentiable exchanges, from three collectives on plain tensors."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def size(self) -> int: ...
+
+    @abstractmethod
+    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """[sizes[rank], ...] of every rank -> [sum(sizes), ...]."""
+
+    @abstractmethod
+    def reduce_scatter(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """[sum(sizes), ...] of every rank -> this rank's [sizes[rank], ...] of their sum."""
+
+    @abstractmethod
+    def all_reduce(self, x: Tensor, largest: bool = False) -> Tensor:
+        """Elementwise sum over ranks, or maximum; a new tensor."""
+
+    def gather(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        if sizes is None:
+            counts = torch.zeros(self.size, dtype=torch.int64, device=x.device)
+            counts[self.rank] = len(x)
+            sizes = self.all_reduce(counts).tolist()
+        if len(x) != sizes[self.rank]:
+            raise ValueError(f"rank {self.rank} gathers {len(x)} rows and was said to hold {sizes[self.rank]}")
+        gathered: Tensor = _Gather.apply(x, self, tuple(sizes))
+        return gathered
+
+    def sum(self, x: Tensor) -> Tensor:
+        total: Tensor = _Sum.apply(x, self)
+        return total
+
+    def max(self, x: Tensor) -> Tensor:
+        return self.all_reduce(x.detach(), largest=True)
+
+
+class ProcessGroupExchange(CollectiveExchange):
+    """The ranks of a ``torch.distributed`` process group (gloo or NCCL); None is the default group.
+
+    Ragged parts travel padded to the longest, which both back ends take.
+    """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
@@ -71,68 +116,45 @@ class ProcessGroupExchange:
     def size(self) -> int:
         return dist.get_world_size(self.group)
 
-    def gather(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
-        if sizes is None:
-            counts = torch.zeros(self.size, dtype=torch.int64, device=x.device)
-            counts[self.rank] = len(x)
-            dist.all_reduce(counts, group=self.group)
-            sizes = counts.tolist()
-        gathered: Tensor = _Gather.apply(x, tuple(sizes), self.rank, self.group)
-        return gathered
+    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        padded = x.new_zeros((max(sizes), *x.shape[1:]))
+        padded[: len(x)] = x
+        parts = x.new_empty((len(sizes) * max(sizes), *x.shape[1:]))
+        dist.all_gather_into_tensor(parts, padded, group=self.group)
+        parts = parts.view(len(sizes), *padded.shape)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
-    def sum(self, x: Tensor) -> Tensor:
-        total: Tensor = _Sum.apply(x, self.group)
-        return total
+    def reduce_scatter(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        padded = x.new_zeros((len(sizes), max(sizes), *x.shape[1:]))
+        for part, piece in zip(padded, torch.split(x, list(sizes)), strict=True):
+            part[: len(piece)] = piece
+        mine = torch.empty_like(padded[0])
+        dist.reduce_scatter_tensor(mine, padded.flatten(0, 1), group=self.group)
+        return mine[: sizes[self.rank]]
 
-    def max(self, x: Tensor) -> Tensor:
-        largest = x.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
-        return largest
+    def all_reduce(self, x: Tensor, largest: bool = False) -> Tensor:
+        result = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, group=self.group)
+        return result
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather forward, reduce-scatter (sum) backward; ragged parts travel padded to the longest."""
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, exchange: CollectiveExchange, sizes: tuple[int, ...]) -> Tensor:
+        ctx.exchange, ctx.sizes = exchange, sizes
+        return exchange.all_gather(x, sizes)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...], rank: int, group: dist.ProcessGroup | None) -> Tensor:
-        if len(x) != sizes[rank]:
-            raise ValueError(f"rank {rank} gathers {len(x)} rows and was said to hold {sizes[rank]}")
-        ctx.sizes, ctx.rank, ctx.group = sizes, rank, group
-        longest = max(sizes)
-        padded = x.new_zeros((longest, *x.shape[1:]))
-        padded[: len(x)] = x
-        parts = x.new_empty((len(sizes) * longest, *x.shape[1:]))
-        dist.all_gather_into_tensor(parts, padded, group=group)
-        return torch.cat(
-            [part[:size] for part, size in zip(parts.view(len(sizes), longest, *x.shape[1:]), sizes, strict=True)]
-        )
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = gradients
-        longest = max(ctx.sizes)
-        padded = gradient.new_zeros((len(ctx.sizes), longest, *gradient.shape[1:]))
-        for part, piece in zip(padded, torch.split(gradient, ctx.sizes), strict=True):
-            part[: len(piece)] = piece
-        mine = gradient.new_empty((longest, *gradient.shape[1:]))
-        dist.reduce_scatter_tensor(mine, padded.flatten(0, 1), group=ctx.group)
-        return mine[: ctx.sizes[ctx.rank]], None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.exchange.reduce_scatter(gradients[0], ctx.sizes), None, None
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce forward and backward."""
-
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        return _all_reduce(x, group)
+    def forward(ctx: Any, x: Tensor, exchange: CollectiveExchange) -> Tensor:
+        ctx.exchange = exchange
+        return exchange.all_reduce(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _all_reduce(gradients[0], ctx.group), None
-
-
-def _all_reduce(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total, group=group)
-    return total
+        return ctx.exchange.all_reduce(gradients[0]), None
