@@ -15,7 +15,7 @@ from domains.pathology.phantom.diseases import Concept, Leaf
 # share of captions that name the leaf, only the family, or nothing
 NAMES_LEAF, NAMES_FAMILY = 0.78, 0.14
 
-_OPENINGS = ("H&E section showing", "There is", "Microscopy shows", "This field has", "Seen here:")
+_OPENINGS = ("H&E section showing", "Microscopy shows", "This field has", "Seen here:", "A section with")
 _NAMED = ("{look}, {name}.", "{look}; features of {name}.", "{look}. Diagnosis: {name}.", "{name}: {look}.")
 _BARE = ("{name}.", "A case of {name}.", "Biopsy, {name}.", "{name} in a tissue section.")
 _STROMA = ("wavy collagen and spindle nuclei", "pink fibres with few cells", "sparse fibroblasts in collagen")

@@ -82,7 +82,7 @@ def _deal(amounts: dict[int, int], patients: list[str], rng: np.random.Generator
     held: list[list[int]] = [[] for _ in patients]
     for code in sorted(amounts, key=lambda leaf: (amounts[leaf], leaf)):
         for _ in range(amounts[code]):
-            has = {patient: 0 for patient in patients}
+            has = dict.fromkeys(patients, 0)
             for patient, lesions in zip(patients, held, strict=True):
                 has[patient] += lesions.count(code)
             free = [slide for slide, lesions in enumerate(held) if len(lesions) < LESIONS_PER_SLIDE]

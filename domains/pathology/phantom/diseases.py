@@ -102,7 +102,7 @@ VARIANTS = (
         absent=("necrosis", "lymphocytes", "atypia"),
     ),
     Variant(
-        nucleus=9.0,
+        nucleus=8.4,
         spread=0.28,
         elongation=1.35,
         darkness=165,

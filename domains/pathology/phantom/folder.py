@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.progress import track
 
 from core.types import UserError
 from domains.pathology.phantom import slides
@@ -24,42 +25,43 @@ COLUMNS = ("path", "id", "slide", "group", "label", "concepts", "caption", "x", 
 
 
 def make(folder: str | Path, seed: int = 0, patients: int = 48, linked: bool = True) -> Path:
-    """Makes a synthetic cohort of whole slides, or takes the one that is there from the same recipe.
+    """Makes a synthetic cohort of whole slides below ``folder``, or takes the one that is there from the same recipe.
 
-    Writes ``manifest.csv`` (one row a field of view), ``phantom.obo`` (the hierarchy), ``slides/*.tiff`` (pyramids of
-    0.5 microns per pixel), ``truth/*.geojson`` (outlines of the planted lesions, level-0 pixels) and ``recipe.json``.
-    All of it appears at once: it is made beside ``folder`` and renamed. Equal arguments give equal bytes with the same
-    versions of numpy, Pillow and tifffile.
+    A cohort lies in a folder of its own, named by its recipe: ``manifest.csv`` (one row a field of view),
+    ``phantom.obo`` (the hierarchy), ``slides/*.tiff`` (pyramids of 0.5 microns per pixel), ``truth/*.geojson``
+    (outlines of the planted lesions, level-0 pixels) and ``recipe.json``. All of it appears at once: it is made beside
+    its place and renamed. Equal arguments give equal bytes with the same versions of numpy, Pillow and tifffile.
 
     Args:
-        folder: where the cohort goes; made anew when it holds a phantom of another recipe.
+        folder: where cohorts are kept; made when it is not there.
         seed: all randomness.
-        patients: 12 or more; a quarter of them is for testing. Every fourth patient has two slides.
+        patients: 12 or more; a quarter of them is for testing. Every fourth patient of a split has two slides.
         linked: whether leaves of a family look alike (the hierarchy is informative).
 
     Returns:
         Path of ``manifest.csv``.
 
     Raises:
-        UserError: too few patients, the folder holds something else, or it cannot be written.
+        UserError: too few patients, or the folder cannot be written.
     """
-    folder = Path(folder)
     recipe = {"phantom": "pathology", "seed": seed, "patients": patients, "linked": linked, "drawing": _own_code()}
-    manifest = folder / "manifest.csv"
-    if _recipe_of(folder) == recipe:
+    name = f"pathology-{'linked' if linked else 'unlinked'}-{patients}-seed{seed}-{recipe['drawing']}"
+    manifest = Path(folder) / name / "manifest.csv"
+    if manifest.is_file():
         return manifest
-    if folder.exists() and any(folder.iterdir()) and _recipe_of(folder) is None:
-        raise UserError(
-            f"cannot make a phantom in '{folder}': it holds something else", todo="name an empty or a new folder"
-        )
+    plans = plan(patients, leaves(linked), np.random.default_rng((seed, 0)))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        manifest.parent.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}-"))
         try:
-            _write(made, seed, patients, linked)
-            (made / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+            _write(made, plans, leaves(linked), seed)
+            (made / "phantom.obo").write_text(to_obo(linked), encoding="utf-8")
+            (made / "recipe.json").write_text(json.dumps({"synthetic": True, **recipe}, indent=2) + "\n")
             made.chmod(0o755)
-            _put(made, folder, recipe)
+            os.rename(made, manifest.parent)
+        except OSError:
+            if not manifest.is_file():  # another process may have been quicker with the same recipe
+                raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
@@ -70,15 +72,13 @@ def make(folder: str | Path, seed: int = 0, patients: int = 48, linked: bool = T
     return manifest
 
 
-def _write(folder: Path, seed: int, patients: int, linked: bool) -> None:
-    classes = leaves(linked)
+def _write(folder: Path, plans: Sequence[SlidePlan], classes: Sequence[Leaf], seed: int) -> None:
     (folder / "slides").mkdir()
     (folder / "truth").mkdir()
-    (folder / "phantom.obo").write_text(to_obo(linked), encoding="utf-8")
     with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
-        for number, slide in enumerate(plan(patients, classes, np.random.default_rng((seed, 0)))):
+        for number, slide in enumerate(track(plans, "drawing the phantom's slides", transient=True)):
             stain = Stain.draw(np.random.default_rng((seed, 1, int(slide.patient[1:]))))
             rng = np.random.default_rng((seed, 2, number))
             drawn = slides.draw(slide, classes, stain, rng)
@@ -136,33 +136,9 @@ def _geojson(plan: SlidePlan, drawn: slides.Slide, classes: Sequence[Leaf]) -> d
     return {"type": "FeatureCollection", "features": features}
 
 
-def _put(made: Path, folder: Path, recipe: dict[str, object]) -> None:
-    """Renames the finished cohort into place; another process may have been quicker with the same recipe."""
-    if folder.exists():
-        if _recipe_of(folder) == recipe:
-            return
-        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-        os.replace(folder, old)
-        shutil.rmtree(old)
-    try:
-        os.rename(made, folder)
-    except OSError:
-        if _recipe_of(folder) != recipe:
-            raise
-
-
-def _recipe_of(folder: Path) -> dict[str, object] | None:
-    """The recipe of the cohort in a folder; it is the last file of a cohort to be written."""
-    try:
-        recipe = json.loads((folder / "recipe.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return recipe if isinstance(recipe, dict) and recipe.get("phantom") == "pathology" else None
-
-
 def _own_code() -> str:
     """Hash of this package's source: another drawing is another recipe."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:12]

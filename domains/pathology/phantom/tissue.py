@@ -229,7 +229,7 @@ def _necrosis(canvas: Canvas, side: int, share: float, rng: np.random.Generator)
         wave = 1 + 0.15 * np.sin(2 * around + rng.uniform(0, 6)) + 0.1 * np.sin(3 * around + rng.uniform(0, 6))
         outline = np.stack([x + size * wave * np.cos(around), y + size * wave * np.sin(around)], axis=1)
         canvas.polygon(outline, NECROSIS)
-        dust = (x, y) + rng.normal(0, size * 0.42, (int(size * 0.8), 2))
+        dust = rng.normal((x, y), size * 0.42, (int(size * 0.8), 2))
         canvas.spots(dust, rng.uniform(2.5, 5.0, len(dust)), 1.0, 200, rng)
 
 
