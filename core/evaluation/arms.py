@@ -124,9 +124,19 @@ def find_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
         grouped.setdefault(tuple(levels[name][index] for name in factors), []).append(index)
     arms = []
     for combination, members in grouped.items():
-        label = levels[naming[0]][members[0]] if naming else ", ".join(combination)
+        label = levels[naming[0]][members[0]] if naming else _label(dict(zip(factors, combination, strict=True)))
         arms.append(Arm(label or "all runs", dict(zip(factors, combination, strict=True)), _pick(runs, members)))
     return arms, factors
+
+
+def _label(levels: Mapping[str, str]) -> str:
+    """A whole subtree is named by its targets, a single key by ``key=value``; what is absent goes without saying."""
+    said = [
+        level if "." not in factor else f"{factor.rpartition('.')[2]}={level}"
+        for factor, level in levels.items()
+        if level not in ("none", "-")
+    ]
+    return ", ".join(said) or ", ".join(f"{factor}={level}" for factor, level in levels.items())
 
 
 def _pick(runs: Sequence[Run], members: Sequence[int]) -> tuple[Run, ...]:

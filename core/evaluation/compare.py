@@ -191,7 +191,7 @@ def _value_row(
         "n": int(np.mean([len(items) for items in tables.values()])),
         "units": summary.units,
         "unit": figures[0].unit,
-        "controls": "; ".join(f"{name} {value:.3f}" for name, value in controls.items()),
+        "controls": controls,
         "note": figures[0].note,
     }
 

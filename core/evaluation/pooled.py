@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.table import Table
 
 from core.evaluation.arms import Arm, find_arms, find_runs
 from core.evaluation.intervals import DRAWS, Summary, draw, summarise
@@ -50,8 +52,10 @@ class PooledFigure:
         return tuple(name for name, floor in self.floors.items() if sign * (self.value - floor) < 0)
 
 
-def pool(folder: str | Path, floors: Mapping[str, Any] | None = None, draws: int = DRAWS) -> list[PooledFigure]:
-    """Pools the runs below a sweep's folder and writes ``pooled.csv`` and ``pooled.json`` into it.
+def pooled(
+    folder: str | Path, floors: Mapping[str, Any] | None = None, draws: int = DRAWS, console: Console | None = None
+) -> list[PooledFigure]:
+    """Pools the runs below a sweep's folder, writes ``pooled.csv`` and ``pooled.json`` into it and prints a table.
 
     Args:
         folder: of the sweep; runs that differ in seed and fold alone are one arm.
@@ -74,6 +78,7 @@ def pool(folder: str | Path, floors: Mapping[str, Any] | None = None, draws: int
     with atomic_write(Path(folder) / "pooled.csv") as path:
         pd.DataFrame(rows).to_csv(path, index=False)
     write_json(Path(folder) / "pooled.json", [{**asdict(f), "below_floor": list(f.below)} for f in figures])
+    (console or Console()).print(show(figures))
     return figures
 
 
@@ -87,10 +92,8 @@ def stated_floors(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return floors
 
 
-def show(figures: Sequence[PooledFigure]) -> Any:
+def show(figures: Sequence[PooledFigure]) -> Table:
     """A rich table of pooled figures; what is below a floor says so."""
-    from rich.table import Table
-
     table = Table(title="All folds pooled, mean over seeds", title_justify="left")
     for name in ("figure", "value", "95 % interval", "seeds", "n", "controls", "floors"):
         table.add_column(name, justify="right" if name in ("value", "n") else "left")

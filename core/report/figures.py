@@ -101,7 +101,7 @@ def confusion(table: npt.ArrayLike, names: Sequence[str]) -> tuple[Any, pd.DataF
     counts = np.asarray(table)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(0.42 * len(names) + 2.2, 4.2), 12)
-    shown = [name if len(name) <= 28 else name[:27] + "…" for name in (str(n).replace("_", " ") for n in names)]
+    shown = [_short(str(name).replace("_", " "), 28) for name in names]
     with _style():
         plot, axes = _plot(side, side * 0.92)
         axes.imshow(share, cmap=_violet(), vmin=0, vmax=1, aspect="auto")
@@ -121,22 +121,33 @@ def confusion(table: npt.ArrayLike, names: Sequence[str]) -> tuple[Any, pd.DataF
 
 
 def differences(rows: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
-    """Paired differences with their intervals around zero; those that exclude it are in colour."""
-    shown = rows[rows["better"] == "higher"] if len(rows) > 40 else rows
-    shown = shown[shown["metric"].str.contains("recall|accuracy|auroc")].head(40)
+    """Paired differences with their intervals around zero, in the order given; those that exclude it are in colour.
+
+    Args:
+        rows: columns metric, level, against, difference, low, high, verdict.
+    """
     with _style():
-        plot, axes = _plot(7.4, 0.3 * len(shown) + 0.9)
+        plot, axes = _plot(8.6, 0.3 * len(rows) + 0.9)
         axes.axvline(0, color=INK, linewidth=1)
-        for place, row in enumerate(shown.itertuples()):
-            color = {"better": ACCENT, "worse": WARM}.get(str(row.verdict), "#98a2b3")
-            axes.plot([row.low, row.high], [place, place], color=color, linewidth=4, alpha=0.4, solid_capstyle="round")
-            axes.plot(row.difference, place, "o", color=color, markersize=5)
-        names = [f"{row.level} − {row.against}   {str(row.metric).partition('/')[2]}" for row in shown.itertuples()]
-        axes.set_yticks(range(len(shown)), names, fontsize=8)
-        axes.set_ylim(len(shown) - 0.5, -0.5)
+        for place, row in enumerate(rows.to_dict("records")):
+            color = {"better": ACCENT, "worse": WARM}.get(str(row["verdict"]), "#98a2b3")
+            bounds = [row["low"], row["high"]]
+            axes.plot(bounds, [place, place], color=color, linewidth=4, alpha=0.4, solid_capstyle="round")
+            axes.plot(row["difference"], place, "o", color=color, markersize=5)
+        names = [
+            f"{_short(row['level'])} − {_short(row['against'])}:  {str(row['metric']).replace('_', ' ')}"
+            for row in rows.to_dict("records")
+        ]
+        axes.set_yticks(range(len(rows)), names, fontsize=8)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("difference")
-    return plot, shown
+    return plot, rows
+
+
+def _short(label: Any, length: int = 26) -> str:
+    text = str(label)
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def save(plot: Any, frame: pd.DataFrame, folder: Path, name: str) -> str:

@@ -208,9 +208,7 @@ def _data_lines(config: Mapping[str, Any], results: Results, restricted: bool) -
             lines.append(f"{key.capitalize()}: {page.get(config, f'data.{key}')}")
     if results.figures:
         first = results.figures[0]
-        lines.append(
-            f"{first.n} evaluated items of {_units(first)}."
-        )
+        lines.append(f"{first.n} evaluated items of {_units(first)}.")
     return lines
 
 
