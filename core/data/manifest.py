@@ -127,15 +127,14 @@ class _Rows:
     """A table with a way to name its rows to the person who wrote it."""
 
     def __init__(self, frame: pd.DataFrame, path: Path) -> None:
-        self.frame, self.path = frame, path
-        # the original position is the index, so that it survives joins and filters
-        self.frame.index = pd.RangeIndex(len(frame))
+        self.path, self.positions = path, frame.index.to_numpy(np.int64)
+        self.frame = frame.reset_index(drop=True)
 
     def refuse(self, bad: pd.Series | np.ndarray, what: str, todo: str, column: str | None = None) -> None:
         """Raises a UserError naming the rows where ``bad`` is true; returns if there are none."""
         positions = np.flatnonzero(np.asarray(bad))
         if len(positions):
-            where = f"{self.path}, {row_names(self.path, positions)}"
+            where = f"{self.path}, {row_names(self.path, self.positions[positions])}"
             if column is not None:
                 values = ", ".join(repr(self.frame[column].iloc[row]) for row in positions[:SHOWN])
                 where += f" ({column}: {values})"
@@ -151,7 +150,9 @@ def row_names(path: Path, positions: Sequence[int] | np.ndarray) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV (every cell as text, an empty one missing) or Parquet file as it is.
+    """A CSV (every cell as text, an empty one missing) or Parquet file as it is; the index counts its rows from 0.
+
+    Empty lines of a CSV are skipped but counted.
 
     Raises:
         UserError: it cannot be parsed, has no rows, or names a column twice.
@@ -160,18 +161,22 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         else:
-            # no type guessing: '001' and 'NA' are names
             frame = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
+                path,
+                header=None,
+                dtype=str,  # no type guessing: '001' and 'NA' are names
+                keep_default_na=False,
+                na_values=[""],
+                encoding="utf-8-sig",
+                skip_blank_lines=False,
             )
             header = frame.iloc[0]
             if header.isna().any():
                 raise UserError("a column has no name", str(path), "give every column of the header a name")
-            frame = frame.iloc[1:].set_axis([str(name).strip() for name in header], axis=1).reset_index(drop=True)
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # ParserError, EmptyDataError, UnicodeDecodeError, ArrowInvalid are ValueErrors
+            frame = frame.iloc[1:].set_axis([str(name).strip() for name in header], axis=1)
+            frame = frame.set_axis(pd.RangeIndex(len(frame)), axis=0).dropna(how="all")
+    # the errors of parsing, decoding and Arrow are ValueErrors
+    except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
         todo = "save it as comma-separated UTF-8 with a header, or as Parquet"
         raise UserError(f"'{path}' cannot be read as a table: {reason}", todo=todo) from error
@@ -410,7 +415,7 @@ def _split(rows: _Rows) -> None:
 def _identify(rows: _Rows) -> list[str]:
     """Fills ids and groups that are missing, and refuses ids that occur twice."""
     frame = rows.frame
-    rows.frame["row"] = np.arange(len(frame))
+    rows.frame["row"] = rows.positions
     ids = []
     for row, (name, path, *window) in enumerate(
         zip(frame["id"], frame["path"], *(frame[n] for n in WINDOW), strict=True)
@@ -438,7 +443,7 @@ def _drop_missing(frame: pd.DataFrame, root: Path, path: Path) -> tuple[pd.DataF
     if len(gone) == len(files):
         raise UserError(
             f"{'the picture is' if len(gone) == 1 else f'none of {len(gone)} pictures is'} there: '{root / gone[0]}'",
-            f"{path}, {row_names(path, np.flatnonzero(frame['path'] == gone[0]))}",
+            f"{path}, {row_names(path, frame['row'].to_numpy()[(frame['path'] == gone[0]).to_numpy()])}",
             "set manifest_options.root to the folder that paths are relative to",
         )
     kept = frame[~frame["path"].isin(gone)].reset_index(drop=True)
