@@ -1,0 +1,101 @@
+"""The verb ``evaluate``, and how every training run ends: evaluators, gallery, map, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from core.data.module import PairsDataModule
+from core.data.sharing import redact
+from core.evaluation.tables import write_results
+from core.models.dual_encoder import DualEncoder
+from core.report.gallery import save_gallery
+from core.report.report import write_report
+from core.run.evaluating import Embedded, evaluate_model
+from core.run.inputs import Inputs, make_data, read_inputs
+from core.run.load import load_config, load_model
+from core.run.status import exit_status, write_status
+from core.types import Evaluation, Fate, UserError
+
+SPLITS = "splits.csv"
+
+
+def run(cfg: DictConfig, folder: Path) -> int:
+    """Evaluates a trained run (``run=``) on its own test split, or on ``manifest=`` as a test set of its own.
+
+    Raises:
+        UserError: no run is named, or its data cannot be read.
+    """
+    if not cfg.run:
+        raise UserError("no run to evaluate", todo="give run=<folder of a trained run> or run=latest")
+    trained = Path(cfg.run)
+    config = OmegaConf.merge(load_config(trained), {"evaluation": cfg.evaluation} if cfg.evaluation else {})
+    assert isinstance(config, DictConfig)
+    if cfg.manifest:
+        config.manifest, config.manifest_options = cfg.manifest, cfg.manifest_options
+    else:
+        for suffix in (".csv", ".json"):  # the same rows are tested as when it was trained
+            saved = (trained / SPLITS).with_suffix(suffix)
+            (folder / SPLITS).with_suffix(suffix).write_bytes(saved.read_bytes())
+    inputs = read_inputs(config, folder)
+    model = load_model(trained)
+    data = make_data(config, inputs, model)
+    return finish(config, folder, inputs, data, model, data.prepare())
+
+
+def finish(
+    cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule, model: DualEncoder, fates: list[Fate]
+) -> int:
+    """Evaluates, writes every result of a run, prints the figures, and gives the exit status."""
+    evaluations, test = evaluate_model(cfg, inputs, data, model)
+    restricted = cfg.data.sharing == "restricted"
+    if restricted:
+        salt = inputs.manifest.sha256  # of a file that never leaves
+        evaluations = [_redacted(evaluation, salt) for evaluation in evaluations]
+    write_results(folder, evaluations)
+    write_status(folder, fates)
+    if not restricted:
+        _gallery(folder, inputs, test, evaluations)
+    write_report(folder)
+    print_figures(evaluations)
+    console = Console()
+    console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    return exit_status(fates, cfg.allow_failures)
+
+
+def print_figures(evaluations: list[Evaluation], console: Console | None = None) -> None:
+    """Figures with intervals and controls, one row each."""
+    table = Table("figure", "value", "95 % interval", "n", "controls", title="test split")
+    for evaluation in evaluations:
+        for figure in evaluation.figures:
+            interval = "" if np.isnan(figure.low) else f"{figure.low:.3f} to {figure.high:.3f}"
+            size = f"{figure.n} ({figure.units} {figure.unit}s)"
+            controls = ", ".join(f"{name} {value:.3f}" for name, value in figure.controls.items())
+            table.add_row(figure.name, f"{figure.value:.3f}", interval, size, controls)
+    (console or Console()).print(table)
+
+
+def _gallery(folder: Path, inputs: Inputs, test: Embedded, evaluations: list[Evaluation]) -> None:
+    """Pictures of the best and worst retrievals, for the report."""
+    ranked = [evaluation for evaluation in evaluations if evaluation.name == "retrieval"]
+    if not ranked:
+        return
+    ids = inputs.manifest.frame["id"].iloc[test.rows].tolist()
+    items = ranked[0].items
+    mine = items[items["direction"] == "image_to_text"].drop_duplicates("id").set_index("id")
+    kept = [number for number, name in enumerate(ids) if name in mine.index]
+    names = [ids[number] for number in kept]
+    save_gallery(
+        folder, test.images[kept], names, mine.loc[names, "caption"].tolist(), mine.loc[names, "rank"].to_numpy()
+    )
+
+
+def _redacted(evaluation: Evaluation, salt: str) -> Evaluation:
+    items = redact(evaluation.items.rename(columns={"unit": "group"}), salt, keep=("split", "label", "direction"))
+    return Evaluation(evaluation.name, items.rename(columns={"group": "unit"}), evaluation.figures, {
+        key: value for key, value in evaluation.details.items() if key not in ("prompts",)
+    })  # fmt: skip

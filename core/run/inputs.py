@@ -1,0 +1,156 @@
+"""What a run learns from: manifest with splits, graph, linked rows, groups and relations, in that order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from core.data.audit import Finding, audit, refuse
+from core.data.captions import CaptionChooser
+from core.data.concepts import RowConcepts, link_rows
+from core.data.manifest import Manifest, ManifestOptions, require
+from core.data.module import PairsDataModule
+from core.data.splits import assign_splits, load_splits, save_splits
+from core.data.targets import Relations
+from core.data.tiles import TileSource
+from core.files import cache_dir
+from core.knowledge.graph import KnowledgeGraph
+from core.knowledge.groups import group_captions
+from core.knowledge.linking import Linker
+from core.knowledge.load import load_graph
+from core.knowledge.relations import ConceptSets, RelationTable
+from core.knowledge.templates import CaptionTemplates
+from core.models.dual_encoder import DualEncoder
+from core.run.instantiate import instantiate
+from core.types import UserError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything about the data that does not depend on the model."""
+
+    manifest: Manifest  # every row has a split
+    findings: tuple[Finding, ...]
+    graph: KnowledgeGraph | None  # the true one, whatever the objective sees
+    concepts: RowConcepts | None
+    relations: Relations
+    group_names: tuple[str, ...]
+    synthetic: bool
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, sorted: the order of every class number."""
+        return tuple(sorted({label for label in self.manifest.frame["label"] if label is not None}))
+
+    def concept(self, label: str) -> int | None:
+        """Concept of a class."""
+        return None if self.concepts is None else self.concepts.labels.get(label)
+
+
+def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
+    """Reads, splits, audits and links the data of a config.
+
+    Raises:
+        UserError: anything in manifest, splits or graph that would stop or invalidate the run.
+    """
+    path, knowledge_path = _sources(cfg)
+    options = OmegaConf.to_container(cfg.manifest_options, resolve=True) if cfg.manifest else {}
+    manifest = Manifest.read(path, ManifestOptions(**options))  # type: ignore[arg-type]
+    if cfg.data.captions.source == "caption":
+        require(manifest, "caption")
+    manifest = _split(cfg, manifest, folder)
+    findings = audit(manifest)
+    refuse(findings, str(manifest.path))
+    graph = None
+    if knowledge_path:
+        graph = load_graph(knowledge_path, cfg.knowledge.prefix, cache_dir())
+    if graph is None:
+        count = len(manifest.frame)
+        relations = Relations(_caption_groups(manifest), np.zeros(count, np.int64))
+        return Inputs(manifest, tuple(findings), None, None, relations, (), not cfg.manifest)
+    linker = Linker(graph, cfg.knowledge.aliases)
+    concepts = link_rows(manifest, graph, linker, cfg.data.captions.source)
+    captions = [texts[0] if texts else "" for texts in manifest.frame["captions"]]
+    # only concepts found in free text may be too common to mean anything; labels and the column are the user's word
+    free = cfg.data.captions.source == "caption" and not manifest.frame["concepts"].map(bool).any()
+    grouping = group_captions(captions, list(concepts.sets), cfg.knowledge.max_share if free else 1.0)
+    # a shuffled graph changes the relations the objective sees; captions, groups and metrics keep the true one
+    seen = graph if cfg.knowledge.shuffle_seed is None else graph.shuffled(int(cfg.knowledge.shuffle_seed))
+    sets = ConceptSets.intern(list(concepts.sets))
+    relations = Relations(np.asarray(grouping.group), np.asarray(sets.set_id), RelationTable(seen, sets))
+    return Inputs(manifest, tuple(findings), graph, concepts, relations, tuple(grouping.names), not cfg.manifest)
+
+
+def make_data(cfg: DictConfig, inputs: Inputs, model: DualEncoder) -> PairsDataModule:
+    """The data module of a model: pictures at its geometry, captions in its tokens."""
+    frame = inputs.manifest.frame
+    tiles = TileSource(
+        inputs.manifest,
+        instantiate(cfg.reader),
+        model.geometry,
+        resolution=cfg.data.resolution,
+        override=cfg.geometry == "override",
+        cache_gib=cfg.data.cache_gib,
+    )
+    templates = list(cfg.data.captions.templates)
+    concepts = {} if inputs.concepts is None else inputs.concepts.labels
+    chooser = CaptionChooser(
+        cfg.data.captions.source,
+        frame["captions"].tolist(),
+        frame["label"].tolist(),
+        cfg.seed,
+        concepts,
+        None if inputs.graph is None else CaptionTemplates(inputs.graph, templates),
+        templates,
+        cfg.data.captions.per_image,
+        cfg.data.captions.word_dropout,
+    )
+
+    def sampler(groups: np.ndarray) -> Any:
+        return instantiate(cfg.sampler, groups=groups, seed=cfg.seed)
+
+    return PairsDataModule(
+        inputs.manifest,
+        tiles,
+        sampler,
+        seed=cfg.seed,
+        captions=chooser,
+        relations=inputs.relations,
+        tokenize=model.tokenize,
+        augment=instantiate(cfg.data.augment) if cfg.data.augment else None,
+        classes=inputs.classes,
+        workers=cfg.data.workers,
+    )
+
+
+def _sources(cfg: DictConfig) -> tuple[Path, Any]:
+    """The manifest and the graph: the user's, or those of the domain's phantom."""
+    knowledge = OmegaConf.to_container(cfg.knowledge, resolve=True)["path"]  # type: ignore[index,call-overload]
+    if cfg.manifest:
+        return Path(cfg.manifest), knowledge
+    if not cfg.data.phantom:
+        raise UserError("there is no manifest", todo="give manifest=<table of pictures and captions>")
+    manifest = Path(instantiate(cfg.data.phantom, folder=cache_dir() / "phantoms"))
+    own = sorted(manifest.parent.glob("*.obo"))
+    return manifest, knowledge or [str(path) for path in own]
+
+
+def _split(cfg: DictConfig, manifest: Manifest, folder: Path) -> Manifest:
+    saved = folder / "splits.csv"
+    if saved.is_file():  # a resumed run, or the run that is evaluated
+        return manifest.with_frame(load_splits(manifest.frame, saved))
+    split = cfg.data.split
+    seed = cfg.seed if split.seed is None else split.seed
+    frame = assign_splits(manifest.frame, split.fractions, seed, split.fold, split.folds)
+    save_splits(frame, saved, seed=seed, fold=split.fold, folds=split.folds, manifest_sha256=manifest.sha256)
+    return manifest.with_frame(frame)
+
+
+def _caption_groups(manifest: Manifest) -> np.ndarray:
+    """Without a graph, identical captions are one group and every other row is its own, [N] int64."""
+    keys = [texts[0] if texts else f"row {row}" for row, texts in enumerate(manifest.frame["captions"])]
+    return np.unique(keys, return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,57 @@
+"""The verb ``train``: data, model, objective, training, evaluation, map, report, in that order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from core.data.describe import describe
+from core.models.dual_encoder import DualEncoder
+from core.run.evaluate import finish
+from core.run.inputs import make_data, read_inputs
+from core.run.instantiate import instantiate
+from core.run.status import write_status
+from core.training.checkpoint import LAST
+from core.training.fit import fit
+
+
+def run(cfg: DictConfig, folder: Path) -> int:
+    """Trains one model into ``folder``; status 3 when pictures were refused.
+
+    Raises:
+        UserError: anything the user can mend; see the message.
+    """
+    inputs = read_inputs(cfg, folder)
+    torch.manual_seed(cfg.seed)  # initial weights; every later draw is keyed by (seed, step)
+    model: DualEncoder = instantiate(cfg.model)
+    data = make_data(cfg, inputs, model)
+    fates = data.prepare()
+    describe(
+        inputs.manifest,
+        inputs.findings,
+        fates,
+        inputs.concepts,
+        inputs.relations.group,
+        inputs.group_names,
+        cfg.data.sharing,
+    )
+    if cfg.dry_run:
+        write_status(folder, fates)
+        return 0
+    task = instantiate(cfg.task, model=model, objective=instantiate(cfg.objective))
+    last = folder / LAST
+    fit(
+        task,
+        data,
+        folder,
+        step=instantiate(cfg.step),
+        optimiser=instantiate(cfg.optimiser),
+        schedule=instantiate(cfg.schedule),
+        seed=cfg.seed,
+        trainer=instantiate(cfg.trainer),
+        logger=instantiate(cfg.logger) if cfg.logger else None,
+        resume=last if cfg.resume and last.is_file() else None,
+    )
+    return finish(cfg, folder, inputs, data, model, fates)
