@@ -133,6 +133,6 @@ def as_geometry(values: Mapping[str, Any]) -> Geometry:
     unknown = sorted(set(values) - known)
     if unknown or "size_px" not in values:
         raise UserError(f"geometry has {sorted(values)}", "geometry", f"give size_px and any of {sorted(known)}")
-    plain = {key: tuple(value) if key in ("mean", "std") else value for key, value in values.items()}
+    plain: dict[str, Any] = {key: tuple(value) if key in ("mean", "std") else value for key, value in values.items()}
     plain.setdefault("resolution", None)
     return Geometry(**plain)

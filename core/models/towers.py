@@ -8,7 +8,7 @@ from a local file through ``core.models.weights``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class TextTower(nn.Module):
             features: Tensor = self.backbone(tokens)
             return features
         longest = int(tokens.argmax(dim=1).max()) + 1  # the end token has the largest id
-        mask = self.backbone.attn_mask[:longest, :longest]
+        mask = cast(Tensor, self.backbone.attn_mask)[:longest, :longest]
         trimmed: Tensor = torch.func.functional_call(self.backbone, {"attn_mask": mask}, (tokens[:, :longest],))
         return trimmed
 

@@ -36,7 +36,8 @@ class AlignmentTask(Task):
         # bf16 cosines times 100 would be rounded to steps of 0.4
         with torch.autocast(images.device.type, enabled=False):
             scale = self.model.logit_scale.exp()
-            return self.objective(images, texts, encoded.targets, scale, self.model.logit_bias, exchange)
+            terms: LossTerms = self.objective(images, texts, encoded.targets, scale, self.model.logit_bias, exchange)
+        return terms
 
     def exported(self) -> nn.Module:
         return self.model

@@ -7,8 +7,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 from rich.console import Console
@@ -19,7 +21,7 @@ from core.training.module import TrainingModule
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class StopOnSignal(pl.Callback):  # type: ignore[misc]
+class StopOnSignal(pl.Callback):
     """SIGTERM, SIGUSR1 and SIGUSR2 (schedulers, submitit) ask for a checkpoint at the next batch boundary.
 
     The handler sets one flag and nothing else: a checkpoint written inside a handler is off by one batch.
@@ -27,30 +29,39 @@ class StopOnSignal(pl.Callback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python delivers signals to the main thread alone
-        process = os.getpid()
+        module, process = cast(TrainingModule, pl_module), os.getpid()
 
         def handler(number: int, frame: FrameType | None) -> None:
             if os.getpid() == process:
                 self.received = signal.Signals(number)
-                pl_module.stop_wanted = True
+                module.stop_wanted = True
             elif number == signal.SIGTERM:  # a loader worker that inherited the handler
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        self._before = {number: signal.signal(number, handler) for number in _SIGNALS}
-
-    def teardown(self, trainer: pl.Trainer, pl_module: TrainingModule, stage: str) -> None:
-        for number, previous in self._before.items():
-            signal.signal(number, previous)
-        self._before = {}
+        for number in _SIGNALS:
+            signal.signal(number, handler)
 
 
-class ShowProgress(pl.Callback):  # type: ignore[misc]
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Puts back the handlers of the three signals, whatever was installed inside (Lightning leaves its own)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class ShowProgress(pl.Callback):
     """A rich bar on a terminal; elsewhere a line at every log point (a batch system's log is no terminal)."""
 
     def __init__(self, log_every: int) -> None:
@@ -60,28 +71,30 @@ class ShowProgress(pl.Callback):  # type: ignore[misc]
         self._task = TaskID(0)
         self._first, self._began = 0, 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = cast(TrainingModule, pl_module)
         self._first, self._began = trainer.global_step, time.monotonic()
         if trainer.is_global_zero and self.console.is_terminal:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                        TextColumn("{task.fields[state]}"))  # fmt: skip
             self._bar = Progress(*columns, console=self.console)
-            self._task = self._bar.add_task("", total=pl_module.schedule.steps, completed=self._first, state="")
+            self._task = self._bar.add_task("", total=module.schedule.steps, completed=self._first, state="")
             self._bar.start()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step, steps = trainer.global_step, pl_module.schedule.steps
+        module, step = cast(TrainingModule, pl_module), trainer.global_step
+        steps = module.schedule.steps
         logged = step % self.log_every == 0 or step == steps
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, state=_state(pl_module.latest))
+            self._bar.update(self._task, completed=step, state=_state(module.latest))
         elif logged and trainer.is_global_zero:
             pace = (time.monotonic() - self._began) / (step - self._first)
             left = f"{pace * 1000:.0f} ms a step, {pace * (steps - step):.0f} s left"
-            self.console.print(f"step {step}/{steps}  {_state(pl_module.latest)}  {left}", highlight=False)
+            self.console.print(f"step {step}/{steps}  {_state(module.latest)}  {left}", highlight=False)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: TrainingModule, stage: str) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 LAST = "last.ckpt"
 
 
-class AtomicCheckpointIO(CheckpointIO):  # type: ignore[misc]
+class AtomicCheckpointIO(CheckpointIO):
     """Writes beside the target, syncs and renames (Lightning's own goes through the temporary folder of the system,
     which is atomic only on the same file system, and syncs nothing).
     """
@@ -57,7 +57,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-class Checkpoints(pl.Callback):  # type: ignore[misc]
+class Checkpoints(pl.Callback):
     """Writes ``last.ckpt`` every ``every`` optimiser steps, at the last step, and when a signal asked to stop.
 
     Always between two batches: a checkpoint inside a step loses a batch on resume.
@@ -67,10 +67,10 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
         self.path, self.every = folder / LAST, every
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step % self.every == 0 or step == pl_module.schedule.steps or pl_module.stopping:
+        module, step = cast(TrainingModule, pl_module), trainer.global_step
+        if step % self.every == 0 or step == module.schedule.steps or module.stopping:
             trainer.save_checkpoint(self.path)
-        if pl_module.stopping:
+        if module.stopping:
             trainer.should_stop = True

@@ -34,13 +34,11 @@ class ClassificationTask(Task):
         super().__init__()
         self.normalise = Normalise(geometry)
         self.backbone, width = timm_backbone(backbone, geometry.size_px, model_args)
-        self.backbone = self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = nn.Linear(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: uint8 [b, 3, H, W] -> float [b, classes]."""
-        pixels = self.normalise(images).contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.head(self.backbone(pixels))
+        logits: Tensor = self.head(self.backbone(self.normalise(images)))
         return logits
 
     def encode(self, batch: Batch, share: float) -> Encoded:
@@ -67,16 +65,18 @@ class Classifier:
 
     @torch.no_grad()
     def logits(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """uint8 [N, 3, H, W] -> float32 [N, classes]."""
+        """uint8 [N, 3, H, W], N > 0 -> float32 [N, classes]."""
         parts = [
             self.task(torch.from_numpy(images[start : start + batch_size]))
             for start in range(0, len(images), batch_size)
         ]
-        return torch.cat(parts).float().numpy() if parts else np.zeros((0, self.task.head.out_features), np.float32)
+        values: np.ndarray = torch.cat(parts).float().numpy()
+        return values
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Most probable class, int64 [N]."""
-        return self.logits(images).argmax(axis=1)
+        classes: np.ndarray = self.logits(images).argmax(axis=1)
+        return classes
 
 
 class ArrayData:
@@ -111,7 +111,7 @@ def fit_classifier(
     *,
     steps: int,
     seed: int,
-    batch_size: int = 64,
+    batch_size: int = 32,
     lr: float = 1e-3,
     weight_decay: float = 0.05,
     backbone: str = "resnet18",

@@ -13,13 +13,16 @@ from typing import Any, Literal, Protocol
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from core.models.weights import save_trained
-from core.training.callbacks import ShowProgress, StopOnSignal
-from core.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from core.training.callbacks import ShowProgress, StopOnSignal, signals_kept
+from core.training.checkpoint import LAST, AtomicCheckpointIO, Checkpoints, read_checkpoint
 from core.training.logger import MetricsCsv
 from core.training.module import TrainingModule
 from core.training.optimiser import AdamW, CosineWarmup
@@ -110,25 +113,36 @@ def fit(
     stop = StopOnSignal()
     extra: list[pl.Callback] = [*callbacks]
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        _tidy(folder)
         table = MetricsCsv(folder)
         table.start(begun)
         loggers = [table] + ([logger(folder)] if logger else [])
         extra += [ShowProgress(options.log_every), Checkpoints(folder, options.checkpoint_every), stop]
-    with _quiet():
-        runner = _trainer(options, schedule.steps, loggers, extra)
+    with _quiet(), signals_kept():
+        runner = _trainer(options, schedule.steps, loggers, extra, folder)
         runner.fit(module, datamodule=_StepData(data, schedule.steps), ckpt_path=resume, weights_only=True)
-    if runner.global_step < schedule.steps:
-        reached = f"training stopped at optimiser step {runner.global_step} of {schedule.steps}"
+    reached = runner.global_step
+    if distributed(options) and folder is not None and (folder / LAST).is_file():
+        reached = int(read_checkpoint(folder / LAST)["global_step"])  # the ranks were other processes
+    if reached < schedule.steps:
         name = "" if stop.received is None else f" by {stop.received.name}"
-        raise Interrupted(reached + name, str(folder), "go on with resume=<that folder>")
+        raise Interrupted(f"training was stopped{name} after optimiser step {reached} of {schedule.steps}", str(folder),
+                          "go on with resume=<that folder>")  # fmt: skip
     task.cpu().eval()
     if folder is not None and runner.is_global_zero:
         save_trained(task.exported(), folder / WEIGHTS)
     return module
 
 
-class _StepData(pl.LightningDataModule):  # type: ignore[misc]
+@rank_zero_only
+def _tidy(folder: Path) -> None:
+    """Removes what a killed run left half-written under temporary names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".writing-*"):
+        stale.unlink()
+
+
+class _StepData(pl.LightningDataModule):
     """Asks the data for the batches from the trainer's own step on; Lightning need not restore any position."""
 
     def __init__(self, data: TrainData, stop_step: int) -> None:
@@ -137,6 +151,7 @@ class _StepData(pl.LightningDataModule):  # type: ignore[misc]
 
     def train_dataloader(self) -> Iterable[Batch]:
         trainer = self.trainer
+        assert trainer is not None, "Lightning sets the trainer before it asks for data"
         rank, size = trainer.global_rank, trainer.world_size
         return _Unsized(self.data.train_batches(trainer.global_step, self.stop_step, rank, size))
 
@@ -151,11 +166,18 @@ class _Unsized(Iterable[Batch]):
         return iter(self.batches)
 
 
-def _trainer(options: TrainerOptions, steps: int, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
+def distributed(options: TrainerOptions) -> bool:
+    """Whether several ranks train."""
+    single = options.devices in (1, "1") or (isinstance(options.devices, list) and len(options.devices) == 1)
+    return not single or options.num_nodes > 1
+
+
+def _trainer(
+    options: TrainerOptions, steps: int, loggers: list[Logger], callbacks: list[pl.Callback], folder: Path | None
+) -> pl.Trainer:
     environment = _environment()
-    distributed = options.devices not in (1, "1", [0]) or options.num_nodes > 1
     strategy: Any = "auto"
-    if distributed:
+    if distributed(options):
         launch = "popen" if isinstance(environment, SLURMEnvironment) else options.launch
         # a rank whose batch has no captions leaves its text tower out of the graph
         strategy = DDPStrategy(find_unused_parameters=True, start_method=launch)
@@ -170,6 +192,7 @@ def _trainer(options: TrainerOptions, steps: int, loggers: list[Logger], callbac
         max_epochs=-1,
         logger=loggers,
         callbacks=callbacks,
+        default_root_dir=None if folder is None else str(folder),
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -201,7 +224,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
-            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
             yield
     finally:
         remarks.setLevel(level)

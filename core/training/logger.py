@@ -19,7 +19,7 @@ from core.types import UserError
 METRICS = "metrics.csv"
 
 
-class MetricsCsv(Logger):  # type: ignore[misc]
+class MetricsCsv(Logger):
     """``metrics.csv``: one row a log point, ``step`` first (optimiser steps done), header as first written.
 
     On resume the rows after the checkpoint's step are cut off, so that the file reads like that of one undisturbed
@@ -41,11 +41,11 @@ class MetricsCsv(Logger):  # type: ignore[misc]
         return ""
 
     @property
-    @rank_zero_experiment  # type: ignore[untyped-decorator]
+    @rank_zero_experiment
     def experiment(self) -> MetricsCsv:
         return self
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def start(self, step: int) -> None:
         """Keeps what was logged up to optimiser step ``step``; 0 begins a new file."""
         self._columns, self._rows = [], []
@@ -56,7 +56,7 @@ class MetricsCsv(Logger):  # type: ignore[misc]
                 self._rows = [row for row in reader if int(row["step"]) <= step]
         self._rewrite()
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}}
         self._rows.append(row)
@@ -67,7 +67,7 @@ class MetricsCsv(Logger):  # type: ignore[misc]
             self._columns += [name for name in row if name not in self._columns]
             self._rewrite()
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run folder holds the resolved config."""
 
@@ -82,7 +82,8 @@ class MetricsCsv(Logger):  # type: ignore[misc]
 def wandb_logger(
     folder: Path, project: str = "trivium", offline: bool = True, entity: str | None = None, name: str | None = None
 ) -> Logger:
-    """A Weights & Biases logger: offline unless asked, without error reporting, code, git state or command line.
+    """A Weights & Biases logger: offline unless asked, without error reporting, code, git state, command line or
+    host name.
 
     The run id is a hash of the folder, so that a resumed run continues its own curve.
 
@@ -96,7 +97,14 @@ def wandb_logger(
         raise UserError("wandb is not installed", "logger=wandb", "pip install wandb, or use logger=csv") from error
     from lightning.pytorch.loggers import WandbLogger
 
-    settings = wandb.Settings(x_disable_meta=True, disable_git=True, disable_code=True, console="off", silent=True)
+    private: dict[str, Any] = {
+        "x_disable_meta": True,
+        "disable_git": True,
+        "disable_code": True,
+        "console": "off",
+        "host": "private",
+    }
+    settings = wandb.Settings(**private, silent=True)
     identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     return WandbLogger(project=project, entity=entity, name=name, offline=offline, id=identity, resume="allow",
                        save_dir=folder, settings=settings, log_model=False)  # fmt: skip

@@ -122,7 +122,7 @@ class TrainingModule(pl.LightningModule):
             return
         self.latest = {name: value / self._count for name, value in self._sums.items()} | {"lr": rate}
         self.latest |= {
-            name.rpartition(".")[2]: float(value)
+            name.rpartition(".")[2]: float(value.detach())
             for name, value in self.task.named_parameters()
             if name.endswith(("logit_scale", "logit_bias"))
         }

@@ -24,7 +24,8 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     and the temperature do not.
     """
     tables = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
