@@ -82,7 +82,8 @@ def _baseline(arms: Sequence[Arm], wanted: str | None) -> int:
     if wanted is None:
         return 0
     for index, arm in enumerate(arms):
-        if wanted == arm.label or wanted in [f"{factor}={level}" for factor, level in arm.levels.items()]:
+        named = [text for factor, level in arm.levels.items() for text in (level, f"{factor}={level}")]
+        if wanted in (arm.label, *named):
             return index
     labels = "; ".join(arm.label for arm in arms)
     raise UserError(f"no arm is called '{wanted}'", "compare.baseline", f"choose one of: {labels}")

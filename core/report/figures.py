@@ -104,7 +104,9 @@ def confusion(table: npt.ArrayLike, names: Sequence[str]) -> tuple[Any, pd.DataF
     shown = [_short(str(name).replace("_", " "), 28) for name in names]
     with _style():
         plot, axes = _plot(side, side * 0.92)
-        axes.imshow(share, cmap=_violet(), vmin=0, vmax=1, aspect="auto")
+        places = np.arange(len(names) + 1) - 0.5
+        axes.pcolormesh(places, places, share, cmap=_violet(), vmin=0, vmax=1)  # vectors, unlike imshow
+        axes.invert_yaxis()
         axes.set_xticks(range(len(names)), shown, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), shown)
         axes.set_xlabel("predicted")
@@ -124,7 +126,7 @@ def differences(rows: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
     """Paired differences with their intervals around zero, in the order given; those that exclude it are in colour.
 
     Args:
-        rows: columns metric, level, against, difference, low, high, verdict.
+        rows: columns metric, factor, level, against, difference, low, high, verdict.
     """
     with _style():
         plot, axes = _plot(8.6, 0.3 * len(rows) + 0.9)
@@ -134,15 +136,20 @@ def differences(rows: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
             bounds = [row["low"], row["high"]]
             axes.plot(bounds, [place, place], color=color, linewidth=4, alpha=0.4, solid_capstyle="round")
             axes.plot(row["difference"], place, "o", color=color, markersize=5)
-        names = [
-            f"{_short(row['level'])} − {_short(row['against'])}:  {str(row['metric']).replace('_', ' ')}"
-            for row in rows.to_dict("records")
-        ]
+        names = []
+        for row in rows.to_dict("records"):
+            levels = f"{_key(row['factor'])}{_short(row['level'])} − {_short(row['against'])}"
+            names.append(f"{levels}:  {str(row['metric']).replace('_', ' ')}")
         axes.set_yticks(range(len(rows)), names, fontsize=8)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("difference")
     return plot, rows
+
+
+def _key(factor: Any) -> str:
+    """Levels of a single key say little without it; those of a whole subtree speak for themselves."""
+    return f"{str(factor).rpartition('.')[2]} " if "." in str(factor) else ""
 
 
 def _short(label: Any, length: int = 26) -> str:

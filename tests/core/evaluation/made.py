@@ -53,7 +53,7 @@ def made_run(
     guess = np.where(right, labels, (labels + 1 + own.integers(len(NAMES) - 1, size=items)) % len(NAMES))
     probabilities = np.full((items, len(NAMES)), 0.1)
     probabilities[np.arange(items), guess] = 0.7
-    offset = (fold or 0) * items
+    offset = 1000 * (fold or 0)
     ids = [f"{prefix}{offset + i}" for i in range(items)]
     units = [f"patient{(offset + i) // 2}" for i in range(items)]
     cohort = Cohort(ids, units, "patient", "synthetic", draws=200)
