@@ -80,12 +80,12 @@ def _write(folder: Path, plans: Sequence[SlidePlan], classes: Sequence[Leaf], se
         table.writeheader()
         for number, slide in enumerate(track(plans, "drawing the phantom's slides", transient=True)):
             stain = Stain.draw(np.random.default_rng((seed, 1, int(slide.patient[1:]))))
-            rng = np.random.default_rng((seed, 2, number))
-            drawn = slides.draw(slide, classes, stain, rng)
+            places, brush, words = (np.random.default_rng((seed, stream, number)) for stream in (2, 3, 4))
+            drawn = slides.draw(slide, classes, stain, places, brush)
             slides.write(folder / "slides" / f"{slide.name}.tiff", drawn.pixels)
             truth = json.dumps(_geojson(slide, drawn, classes))
             (folder / "truth" / f"{slide.name}.geojson").write_text(truth + "\n")
-            table.writerows(_rows(slide, drawn, classes, rng))
+            table.writerows(_rows(slide, drawn, classes, words))
 
 
 def _rows(

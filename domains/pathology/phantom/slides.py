@@ -44,33 +44,43 @@ class Slide:
     fields: tuple[Field, ...]
 
 
-def draw(plan: SlidePlan, leaves: Sequence[Leaf], stain: tissue.Stain, rng: np.random.Generator) -> Slide:
-    """Draws the planned lesions into stroma with a ragged edge on glass, and chooses fields of view."""
-    h, e = tissue.stroma(HEIGHT_PX, WIDTH_PX, rng)
-    owner = _mask(_edge(rng), -1, -2)  # -2 glass, -1 stroma, otherwise the number of a lesion
+def draw(
+    plan: SlidePlan,
+    leaves: Sequence[Leaf],
+    stain: tissue.Stain,
+    places: np.random.Generator,
+    brush: np.random.Generator,
+) -> Slide:
+    """Draws the planned lesions into stroma with a ragged edge on glass, and chooses fields of view.
+
+    Outlines and fields come from ``places`` alone, whatever is drawn with ``brush``: the cohorts of both settings have
+    the same items, so that runs on them can be paired.
+    """
+    h, e = tissue.stroma(HEIGHT_PX, WIDTH_PX, brush)
+    owner = _mask(_edge(places), -1, -2)  # -2 glass, -1 stroma, otherwise the number of a lesion
     outlines = []
     for number, code in enumerate(plan.leaves):
         growth, variant = leaves[code].growth, leaves[code].variant
-        assert growth is not None and variant is not None  # noqa: PT018  stroma is not planned as a lesion
-        middle = _place(number, rng)
-        outline = middle + rng.uniform(195, 225) * _blob(rng, 36, 0.05)
+        assert growth and variant, "stroma is not planned as a lesion"
+        middle = _place(number, places)
+        outline = middle + places.uniform(195, 225) * _blob(places, 36, 0.05)
         low = np.maximum(np.floor(outline.min(axis=0)).astype(int), 0)
         side = int(np.ceil((outline.max(axis=0) - low).max())) + 1
         there = slice(low[1], low[1] + side), slice(low[0], low[0] + side)
         inside = _mask(outline, 1, 0)[there].astype(bool) & (owner[there] == -1)
         square = [_square(plane[there], side) for plane in (h, e)]
-        for plane, painted in zip((h, e), tissue.lesion((square[0], square[1]), growth, variant, rng), strict=True):
+        for plane, painted in zip((h, e), tissue.lesion((square[0], square[1]), growth, variant, brush), strict=True):
             plane[there][inside] = painted[: inside.shape[0], : inside.shape[1]][inside]
         owner[there][inside] = number
         outlines.append(outline)
-    pixels = tissue.expose(h, e, owner > -2, stain, rng)
+    pixels = tissue.expose(h, e, owner > -2, stain, brush)
     fields = [
         Field(x, y, code, number)
         for number, code in enumerate(plan.leaves)
-        for x, y in _fields(owner, number, FIELDS_PER_LESION, rng)
+        for x, y in _fields(owner, number, FIELDS_PER_LESION, places)
     ]
     normal = next(code for code, leaf in enumerate(leaves) if leaf.growth is None)
-    fields.extend(Field(x, y, normal, -1) for x, y in _fields(owner, -1, STROMA_FIELDS, rng))
+    fields.extend(Field(x, y, normal, -1) for x, y in _fields(owner, -1, STROMA_FIELDS, places))
     return Slide(pixels, tuple(outlines), tuple(fields))
 
 
