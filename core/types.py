@@ -207,6 +207,19 @@ class Targets:
         """Wanted similarities of one tile under a policy, [rows, columns] in the dtype of ``like``; NaN: left out."""
         return self._fill(rows, columns, policy.table(), like)
 
+    def exceptions(
+        self, rows: slice, columns: slice, policy: Policy, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The pairs of one tile that a policy does not call 0, without a dense tile of floats: (i, j, value), [k] each.
+
+        ``i`` and ``j`` count within the tile; ``value`` is what ``block`` has there, in the dtype of ``like``.
+        """
+        values = policy.table()
+        marks = tuple(0 if value == 0 else code + 1 for code, value in enumerate(values))
+        tile = self._fill(rows, columns, marks, self.codes)
+        i, j = tile.nonzero(as_tuple=True)
+        return i, j, like.new_tensor((0.0, *values))[tile[i, j].long()]
+
     def _fill(self, rows: slice, columns: slice, table: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
         """One tile of ``table[relation]``; a layer that would change nothing (CLIP's diagonal) is not even compared."""
         plain, group, own = table[Relation.UNRELATED], table[Relation.GROUP], table[Relation.OWN]

@@ -17,11 +17,14 @@ from typing import Any
 class Pool:
     """``Pool.run(function, size, ...)`` calls a module-level function on every rank of a fresh process group.
 
-    Workers are spawned when first needed (importing torch costs seconds) and have one thread each. If a rank fails or
-    hangs, all are ended and the next call starts new ones.
+    Workers start when first needed and have one thread each. They are forked from a server that imports torch once and
+    runs nothing: importing it in every one costs seconds each, and forking the test process, whose threads work, hangs.
+    If a rank fails or hangs, all are ended and the next call starts new ones.
     """
 
     def __init__(self) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["torch", "torch.nn.parallel.distributed", "torch._dynamo"])
         self.workers: list[tuple[Any, Connection]] = []
         self.folder = tempfile.TemporaryDirectory(prefix="ranks")
         self.calls = 0
@@ -29,8 +32,8 @@ class Pool:
     def run(self, function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 180) -> list[Any]:
         """Results of ``function(*arguments)`` by rank; the default process group has ``size`` ranks."""
         self.calls += 1
-        if len(self.workers) < size:  # all that tests ask for at once, as their imports take seconds each
-            self.workers += [_start() for _ in range(max(size, 4) - len(self.workers))]
+        while len(self.workers) < size:
+            self.workers.append(_start(self.context))
         meeting = Path(self.folder.name) / f"meeting{self.calls}"
         job = pickle.dumps((function, arguments))
         pending = {}
@@ -69,8 +72,7 @@ def _receive(connection: Connection) -> tuple[bool, Any]:
     return failed, payload if failed else pickle.loads(payload)
 
 
-def _start() -> tuple[Any, Connection]:
-    context = multiprocessing.get_context("spawn")
+def _start(context: Any) -> tuple[Any, Connection]:
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()

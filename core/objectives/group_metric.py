@@ -37,7 +37,7 @@ class GroupMetric(Objective):
 
     Args:
         policy: values >= 0 or NaN for pairs of different groups; by default all related pairs are left out.
-        tile: rows and columns of a tile of the sweep.
+        tile: rows of a tile of the sweep.
 
     Raises:
         UserError: a value of the policy is negative, or the targets carry sample weights, which have no meaning here.

@@ -29,13 +29,13 @@ class LogSum:
         self.peak = like.new_full((size,), -torch.inf)
         self.total = like.new_zeros(size)
 
-    def add_tile(self, where: slice, logits: Tensor, dim: int) -> None:
-        """Adds a tile along ``dim`` to the sums ``where``; -inf adds nothing."""
-        peak = torch.maximum(self.peak[where], logits.amax(dim))
-        shift = _finite(peak)
-        old = self.total[where] * (self.peak[where] - shift).exp()
-        self.total[where] = old + (logits - shift.unsqueeze(dim)).exp_().sum(dim)
-        self.peak[where] = peak
+    def add(self, where: slice, peak: Tensor, total: Tensor) -> None:
+        """Adds ``peak + log(total)`` to the sums ``where``; a total of 0 adds nothing."""
+        old = self.peak[where]
+        new = torch.maximum(old, peak)
+        shift = _finite(new)
+        self.total[where] = self.total[where] * (old - shift).exp() + total * (peak - shift).exp()
+        self.peak[where] = new
 
     def add_entries(self, index: Tensor, logits: Tensor) -> None:
         """Adds entry k to sum ``index[k]``."""
@@ -47,6 +47,45 @@ class LogSum:
     def value(self) -> Tensor:
         """The log-sum-exps, -inf where nothing was added."""
         return _finite(self.peak) + self.total.log()
+
+
+def add_tile(row: LogSum, rows: slice, column: LogSum, columns: slice, logits: Tensor) -> None:
+    """Adds the logits [r, c] of a tile to the sums of its rows and of its columns; -inf adds nothing.
+
+    One exponential serves both: columns are sums of row-shifted exponentials, weighted back to the largest row. Where
+    that comes near the smallest numbers (columns far below the rest of the tile), columns are shifted on their own.
+    """
+    peak = logits.amax(1)
+    shifted = (logits - _finite(peak)[:, None]).exp_()
+    row.add(rows, peak, shifted.sum(1))
+    top = _finite(peak.amax())
+    total = (peak - top).exp() @ shifted
+    if total.amin() > _small(total):
+        column.add(columns, top.expand_as(total), total)
+    else:
+        peak = logits.amax(0)
+        column.add(columns, peak, torch.sub(logits, _finite(peak), out=shifted).exp_().sum(0))
+
+
+def tile_gradient(logits: Tensor, row: tuple[Tensor, ...], column: tuple[Tensor, ...]) -> Tensor:
+    """exp(S - row peak) * row factor + exp(S - column peak) * column factor, [r, c]; may write into ``logits``.
+
+    Args:
+        row, column: (peak, factor) of each row and column; a peak of +inf is a line without negatives.
+    """
+    (row_peak, row_factor), (column_peak, column_factor) = row, column
+    top = row_peak.masked_fill(row_peak == torch.inf, -torch.inf).amax()
+    lowest = torch.minimum(row_peak.amin(), column_peak.amin())
+    if torch.isfinite(top) and (lowest - top).exp() > _small(logits):  # one exponential serves both
+        weights = (row_factor * (top - row_peak).exp())[:, None] + column_factor * (top - column_peak).exp()
+        return weights.mul_(logits.sub_(top).exp_())
+    result = (logits - row_peak[:, None]).exp_().mul_(row_factor[:, None])
+    return result.add_(logits.sub_(column_peak).exp_().mul_(column_factor))
+
+
+def _small(like: Tensor) -> float:
+    """Sums above this are exact to far more digits than their dtype has, although tiny addends were flushed to 0."""
+    return float(torch.finfo(like.dtype).tiny ** 0.5)
 
 
 def _finite(peak: Tensor) -> Tensor:
@@ -113,8 +152,7 @@ class Normalisers(Kernel):
             i, j, target, logits = self._split(tile)
             row.add_positives(i + tile.rows.start, target, logits)
             column.add_positives(j + tile.columns.start, target, logits)
-            row.negatives.add_tile(tile.rows, tile.logits, 1)
-            column.negatives.add_tile(tile.columns, tile.logits, 0)
+            add_tile(row.negatives, tile.rows, column.negatives, tile.columns, tile.logits)
         column.merge(self.exchange)
         return row.outputs() + column.outputs(), row.saved() + column.saved()
 
@@ -136,8 +174,8 @@ class Normalisers(Kernel):
         def of_tile(tile: Tile) -> Tensor:
             i, j, target, logits = self._split(tile)
             rows, columns = tile.rows, tile.columns
-            result = (tile.logits - row[0][rows, None]).exp_().mul_(row_factor[rows, None])
-            result += tile.logits.sub_(column[0][columns]).exp_().mul_(column_factor[columns])
+            of_rows, of_columns = (row[0][rows], row_factor[rows]), (column[0][columns], column_factor[columns])
+            result = tile_gradient(tile.logits, of_rows, of_columns)
             along_rows = _positive_gradient(i + rows.start, target, logits, row, row_gradients)
             along_columns = _positive_gradient(j + columns.start, target, logits, column, column_gradients)
             result[i, j] = self.sign * (along_rows + along_columns)

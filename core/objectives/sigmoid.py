@@ -26,7 +26,7 @@ class SigmoidContrastive(Objective):
 
     Args:
         policy: values in [0, 1], or NaN.
-        tile: rows and columns of a tile of the sweep.
+        tile: rows of a tile of the sweep.
 
     Raises:
         UserError: a value of the policy is outside [0, 1].

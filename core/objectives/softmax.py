@@ -27,7 +27,7 @@ class SoftmaxContrastive(Objective):
 
     Args:
         policy: values >= 0 or NaN.
-        tile: rows and columns of a tile of the sweep.
+        tile: rows of a tile of the sweep.
 
     Raises:
         UserError: a value of the policy is negative.

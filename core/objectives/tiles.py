@@ -23,7 +23,8 @@ from torch.autograd.function import once_differentiable
 from core.objectives.exchange import Exchange
 from core.types import Policy, Targets, UserError
 
-TILE = 1024  # rows and columns of a tile: 4 MiB of float32, and a few such buffers at a time
+TILE = 512  # rows of a tile
+ASPECT = 4  # columns per row of a tile: 4 MiB of float32 by default, and a few such buffers at a time
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,15 @@ class _Plan:
     tile: int
 
     def tiles(self, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None) -> Iterator[Tile]:
-        for top, left in product(range(0, len(images), self.tile), range(0, len(texts), self.tile)):
+        wide = ASPECT * self.tile
+        for top, left in product(range(0, len(images), self.tile), range(0, len(texts), wide)):
             rows = slice(top, min(top + self.tile, len(images)))
-            columns = slice(left, min(left + self.tile, len(texts)))
+            columns = slice(left, min(left + wide, len(texts)))
             logits = (images[rows] * scale) @ texts[columns].T
             if bias is not None:
                 logits += bias
             global_rows = slice(self.first_row + rows.start, self.first_row + rows.stop)
-            block = self.targets.block(global_rows, columns, self.policy, logits)
-            i, j = (block != 0).nonzero(as_tuple=True)
-            yield Tile(rows, columns, logits, i, j, block[i, j])
+            yield Tile(rows, columns, logits, *self.targets.exceptions(global_rows, columns, self.policy, logits))
 
 
 def sweep(
@@ -91,7 +91,7 @@ def sweep(
     Args:
         images: [b, D] of this rank. texts: [c, D] of this rank.
         scale, bias: scalars.
-        tile: rows and columns of a tile.
+        tile: rows of a tile; it has ``ASPECT`` times as many columns.
 
     Raises:
         UserError: the embeddings are not as many as ``targets`` says this rank holds.

@@ -1,7 +1,7 @@
 """Forward and backward of the softmax objective against open_clip's ClipLoss, interleaved in one process.
 
-``python -m tests.benchmarks.objectives``: B = 4096 pairs, D = 512, float32, as many threads as torch takes. Memory is
-the peak resident size of a step above its size before; Linux only.
+``python -m tests.benchmarks.objectives``: B = 4096 pairs, D = 512, float32, one thread (with more, what else the machine
+does decides). Memory is the peak resident size of a step above its size before; Linux only.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def step(loss: Callable[[Tensor, Tensor, Tensor], Tensor], images: Tensor, texts
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     random = torch.Generator().manual_seed(0)
     images, texts = [F.normalize(torch.randn(BATCH, WIDTH, generator=random), dim=1) for _ in range(2)]
     number, none = torch.arange(BATCH), torch.zeros(0, dtype=torch.int64)

@@ -30,7 +30,7 @@ OBJECTIVES: dict[str, type] = {
 }
 
 
-def build(kind: str, policy: str, tile: int = 5) -> Objective:
+def build(kind: str, policy: str, tile: int = 3) -> Objective:
     objective: Objective = OBJECTIVES[kind](POLICIES[policy], tile=tile)
     return objective
 

@@ -53,7 +53,7 @@ class SmallTask(nn.Module):
 
 
 def objective(kind: str) -> Objective:
-    return (SoftmaxContrastive if kind == "softmax" else SigmoidContrastive)(Policy.graph("soft"), tile=5)
+    return (SoftmaxContrastive if kind == "softmax" else SigmoidContrastive)(Policy.graph("soft"), tile=3)
 
 
 def batch_of(sizes: Sequence[int], rank: int = 0) -> Batch:
