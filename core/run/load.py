@@ -1,0 +1,195 @@
+"""Trained runs in a notebook: ``core.load(run)`` and ``core.runs(folder)``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from core.run.folder import LATEST, find
+from core.run.instantiate import instantiate
+from core.types import Geometry, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.models.dual_encoder import DualEncoder
+    from core.run.predict import Maps
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained run, ready to be asked."""
+
+    folder: Path
+    config: DictConfig  # of the run
+    encoder: DualEncoder  # in evaluation mode, on the CPU
+    prompts: Mapping[str, list[str]]  # the run's own, by class; empty when it had no classes
+
+    @property
+    def geometry(self) -> Geometry:
+        """What a tile must be: size in pixels, and the physical size of a pixel."""
+        return self.encoder.geometry
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before a softmax."""
+        return float(self.encoder.logit_scale.exp())
+
+    def embed_images(self, images: np.ndarray | Sequence[str | Path], batch_size: int = 128) -> np.ndarray:
+        """Unit vectors, float32 [N, D].
+
+        Args:
+            images: uint8 [N, 3, s, s] at the model's geometry; or paths of pictures, which the run's reader opens and
+                cuts at the model's geometry around their centre.
+
+        Raises:
+            UserError: a picture that cannot be read, or whose scale is not known to a model that needs it.
+        """
+        import torch
+
+        pixels = images if isinstance(images, np.ndarray) else self._cut(images)
+        with torch.inference_mode():
+            parts = [
+                self.encoder.encode_images(torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch_size])))
+                for start in range(0, len(pixels), batch_size)
+            ]
+        return torch.cat(parts).numpy() if parts else np.zeros((0, self.encoder.embed_dim), np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32 [N, D]."""
+        import torch
+
+        with torch.inference_mode():
+            vectors: np.ndarray = self.encoder.encode_texts(self.encoder.tokenize(list(texts))).numpy()
+        return vectors
+
+    def zero_shot(
+        self,
+        images: np.ndarray | Sequence[str | Path],
+        classes: Sequence[str] | Mapping[str, Sequence[str]],
+        templates: Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """Probabilities of classes, float64 [N, C].
+
+        Args:
+            images: as for :meth:`embed_images`.
+            classes: names, or names with their synonyms.
+            templates: with one ``{}`` each; by default those the run was evaluated with.
+        """
+        from core.evaluation.prompts import class_weights
+        from core.evaluation.zero_shot import softmax
+
+        names = classes if isinstance(classes, Mapping) else {name: [name] for name in classes}
+        texts = list(templates or self.config.evaluation.templates)
+        weights = class_weights(self.encoder, names, texts)
+        probabilities: np.ndarray = softmax(self.scale * self.embed_images(images) @ weights.T)
+        return probabilities
+
+    def predict(self, slide: str | Path, prompts: Sequence[str], out: str | Path) -> Maps:
+        """Asks every tile of a slide and writes the map and areas into ``out``; see ``core.run.predict``.
+
+        Raises:
+            UserError: the slide cannot be used; the message says why.
+        """
+        from core.run.predict import map_slide
+
+        return map_slide(self, instantiate(self.config.reader), Path(slide), list(prompts), Path(out))
+
+    def _cut(self, paths: Sequence[str | Path]) -> np.ndarray:
+        from core.raster.patch import cut
+
+        reader, pixels = instantiate(self.config.reader), []
+        for path in paths:
+            with reader.open(Path(path), self.config.data.resolution) as raster:
+                pixels.append(cut(raster, None, self.geometry).pixels.transpose(2, 0, 1))
+        return np.stack(pixels)
+
+
+def load(run: str | Path) -> Model:
+    """Loads a trained run.
+
+    Raises:
+        UserError: no run folder, no weights in it, or weights that do not fit its config.
+    """
+    folder = Path(run)
+    config = load_config(folder)
+    details = {}
+    if (folder / "summary.json").is_file():
+        details = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["details"]
+    prompts = details.get("zero_shot", {}).get("prompts", {})
+    return Model(folder, config, load_model(folder), prompts)
+
+
+def load_config(folder: str | Path) -> DictConfig:
+    """The resolved config of a run.
+
+    Raises:
+        UserError: the folder is no run folder.
+    """
+    path = find(str(folder), Path("outputs"), "pathology") / "config.yaml" if str(folder) == LATEST else None
+    path = path or Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"'{folder}' is no run folder: it has no config.yaml", todo="give the folder of a trained run")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def load_model(folder: str | Path) -> DualEncoder:
+    """The dual encoder of a run with its trained weights, in evaluation mode.
+
+    Raises:
+        UserError: there are no weights, or they do not fit.
+    """
+    from core.models.weights import load_trained
+
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"the run '{folder}' has no {WEIGHTS}", todo="it did not end: go on with resume=<that folder>")
+    # the weights that training began with are not needed: those it ended with replace them
+    model: DualEncoder = instantiate({**OmegaConf.to_container(load_config(folder).model, resolve=True), "weights": None})  # type: ignore[dict-item]
+    load_trained(model, path)
+    model.eval()
+    return model
+
+
+def runs(folder: str | Path) -> pd.DataFrame:
+    """Config and figures of every run with results below a folder: one row a run.
+
+    Columns: ``run`` (its folder), every key of the config by its dotted name, every figure by its name with ``.low``,
+    ``.high`` and its controls (``zero_shot/leaf_accuracy.chance``).
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    import pandas as pd
+
+    if not Path(folder).is_dir():
+        raise UserError(f"there is no folder '{folder}'", todo="give a folder with runs, such as outputs")
+    rows = []
+    for path in sorted(Path(folder).rglob("summary.json")):
+        row: dict[str, Any] = {"run": str(path.parent)}
+        if (path.parent / "config.yaml").is_file():
+            row |= _flat(OmegaConf.to_container(load_config(path.parent), resolve=True))
+        for figure in json.loads(path.read_text(encoding="utf-8"))["figures"]:
+            name = figure["name"]
+            row |= {name: figure["value"], f"{name}.low": figure["low"], f"{name}.high": figure["high"]}
+            row |= {f"{name}.{control}": value for control, value in figure["controls"].items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
