@@ -74,7 +74,7 @@ def tokenize(texts: list[str]) -> torch.Tensor:
 
 
 def by_label(groups: np.ndarray) -> GroupSampler:
-    return GroupSampler(groups, groups_per_batch=2, per_group=3, seed=5)
+    return GroupSampler(groups, groups_per_batch=2, per_group=4, seed=5)
 
 
 def make_module(path: Path, workers: int = 0, cache_gib: float = 1.0, **options: object) -> PairsDataModule:
