@@ -61,7 +61,8 @@ def draw(
     outlines = []
     for number, code in enumerate(plan.leaves):
         growth, variant = leaves[code].growth, leaves[code].variant
-        assert growth and variant, "stroma is not planned as a lesion"
+        assert growth is not None  # stroma is not planned as a lesion
+        assert variant is not None
         middle = _place(number, places)
         outline = middle + places.uniform(195, 225) * _blob(places, 36, 0.05)
         low = np.maximum(np.floor(outline.min(axis=0)).astype(int), 0)
