@@ -140,7 +140,7 @@ class KnowledgeGraph:
         return depth
 
     def tree_distance(self, a: int, b: int) -> int:
-        """Edges from ``a`` up to the nearest common ancestor and down to ``b``; separate trees meet above their roots."""
+        """Edges from ``a`` up to the nearest common ancestor and down to ``b``; trees meet above their roots."""
         up, down = self._climb(a), self._climb(b)
         return min(up[node] + down[node] for node in up.keys() & down.keys())
 

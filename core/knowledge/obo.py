@@ -12,7 +12,7 @@ from core.knowledge.terms import SCOPES, Scope, Term
 STANZA = "[Term]"
 # the clauses a graph is made of; the others are not even parsed, so that none of them can break the reading
 _CLAUSES = ("id", "name", "def", "synonym", "is_a", "alt_id", "replaced_by", "is_obsolete")
-_WANTED = tuple(f"{clause}:" for clause in (*_CLAUSES, "format-version", "ontology"))
+_WANTED = tuple(f"{clause}:" for clause in _CLAUSES)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"?')
 _SCOPE = re.compile(r"\s*(" + "|".join(SCOPES) + r")\b")
 _ESCAPE = re.compile(r"\\(.)")
@@ -39,8 +39,8 @@ def _prepare(text: str) -> str:
     obonet takes what follows a blank line for a new stanza and chokes on a stanza without one. It also cuts a line at
     the first `` !`` even within quotes, where OBO's own escape ``\!`` keeps it.
     """
-    lines = []
-    for line in text.split("\n"):
+    lines = ["ontology: any"]  # obonet warns of a header without it
+    for line in text[max(text.find("\n["), 0) :].split("\n"):
         if line.startswith("["):
             lines.append("\n" + line)
         elif line.startswith(_WANTED):
