@@ -41,16 +41,24 @@ def allowed() -> tuple[str, ...]:
     return (*OURS, *_widened.get(), *(name.strip() for name in variable.split(",") if name.strip()))
 
 
+def check_name(name: str, where: str = "") -> None:
+    """The part of the check that needs no import.
+
+    Raises:
+        UserError: no object of that name can be allowed.
+    """
+    private = not isinstance(name, str) or any(not part or part.startswith("_") for part in name.split("."))
+    if private or not _within(name, (*allowed(), *(part.partition(".")[0] for part in THIRD_PARTY), "timm")):
+        raise _refused(str(name), str(name), where)
+
+
 def resolve(name: str, where: str = "") -> Any:
     """The callable a ``_target_`` names.
 
     Raises:
         UserError: it is not allowed, does not exist, or is no callable.
     """
-    if not isinstance(name, str) or any(not part or part.startswith("_") for part in name.split(".")):
-        raise _refused(str(name), str(name), where)
-    if not _within(name, (*allowed(), *(part.partition(".")[0] for part in THIRD_PARTY), "timm")):
-        raise _refused(name, name, where)
+    check_name(name, where)
     found = _locate(name, where)
     module, own = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     if not callable(found) or not isinstance(module, str) or not isinstance(own, str):

@@ -5,42 +5,84 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from core.files import atomic_write
+from core.run.literals import escape
+from core.run.status import STATE, read_state
 from core.types import UserError
 
 LATEST = "latest"
-DONE = "done.json"  # a run that ended; its exit status
-PACKAGES = ("trivium", "torch", "lightning", "open_clip_torch", "timm", "hydra-core", "numpy", "openslide-python")
+CONFIG, VERSIONS = "config.yaml", "versions.json"
+WEIGHTS = "model.safetensors"
+PACKAGES = (
+    "trivium", "torch", "torchvision", "lightning", "open_clip_torch", "timm", "hydra-core", "omegaconf", "numpy",
+    "scikit-learn", "pandas", "pyarrow", "pillow", "openslide-python", "openslide-bin", "pydicom",
+)  # fmt: skip
 
 
-def create(folder: Path) -> Path:
-    """Makes a run folder that nobody else has; a taken name gets a suffix.
+def make_id() -> str:
+    """The name of a run without ``output.id``: the SLURM job (its array element, its step after the first), else the
+    time."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", "")
+    job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}" if job else os.environ.get("SLURM_JOB_ID", "")
+    if not job:
+        return time.strftime("%Y-%m-%d_%H-%M-%S")
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return f"{job}.{step}" if step.isdigit() and step != "0" else job
+
+
+def joins_existing() -> bool:
+    """Whether this process belongs to a run that another one began: a further SLURM task, or a requeued job."""
+    return os.environ.get("SLURM_PROCID", "0") != "0" or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def create(folder: Path, exact: bool = False) -> Path:
+    """Makes a run folder that nobody else has.
+
+    Args:
+        folder: the wanted folder.
+        exact: a taken name is an error; otherwise it gets a suffix.
 
     Raises:
-        UserError: it cannot be created.
+        UserError: it cannot be created, or is taken.
     """
-    for number in range(1000):
-        chosen = folder if number == 0 else folder.with_name(f"{folder.name}-{number}")
+    for number in range(1, 1000):
+        chosen = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
             chosen.parent.mkdir(parents=True, exist_ok=True)
             chosen.mkdir()
-        except FileExistsError:
-            if not folder.parent.is_dir():
-                break
+        except FileExistsError as error:
+            if not chosen.is_dir():  # a file on the way, or in its place
+                raise _not_created(folder, "a file is in the way") from error
+            if exact:
+                raise UserError(f"the run folder '{folder}' exists", "output.id",
+                                "choose another name, or go on with it by resume=") from error  # fmt: skip
             continue
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(
-                f"cannot create the run folder '{chosen}': {reason}", "output.root", "choose a writable folder"
-            ) from error
+            raise _not_created(folder, error.strerror or str(error)) from error
         return chosen
-    raise UserError(f"cannot create the run folder '{folder}'", "output.root", "choose a writable folder")
+    raise _not_created(folder, "a thousand runs have this name")
+
+
+def wait_for(folder: Path, seconds: float = 60.0) -> Path:
+    """The run folder that rank 0 (or an earlier start of the same job) makes.
+
+    Raises:
+        UserError: it does not appear.
+    """
+    end = time.monotonic() + seconds
+    while not (folder / CONFIG).is_file():
+        if time.monotonic() > end:
+            raise UserError(f"the run folder '{folder}' did not appear", "output.root", "put it on a shared disk")
+        time.sleep(0.1)
+    return folder
 
 
 def link_latest(folder: Path) -> None:
@@ -53,32 +95,35 @@ def link_latest(folder: Path) -> None:
         (temporary / LATEST).symlink_to(folder.name, target_is_directory=True)
         os.replace(temporary / LATEST, link)
     finally:
+        (temporary / LATEST).unlink(missing_ok=True)
         temporary.rmdir()
 
 
 def write_config(folder: Path, cfg: DictConfig) -> None:
-    """Keeps the resolved config and the versions it ran with."""
-    with atomic_write(folder / "config.yaml") as temporary:
-        temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    versions = {"python": platform.python_version()}
+    """Keeps the resolved config (without what widens the allowlist: a file must not) and the versions it ran with."""
+    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    values["trivium"] = {key: value for key, value in values.get("trivium", {}).items() if key != "allow"}
+    with atomic_write(folder / CONFIG) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(escape(values))), encoding="utf-8")
+    versions = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    with atomic_write(folder / "versions.json") as temporary:
-        temporary.write_text(json.dumps(versions, indent=1) + "\n", encoding="utf-8")
+            versions[name] = None
+    with atomic_write(folder / VERSIONS) as temporary:
+        temporary.write_text(json.dumps({**versions, "command": sys.argv}, indent=1) + "\n", encoding="utf-8")
 
 
-def finish(folder: Path, status: int) -> None:
-    """Marks a run as ended."""
-    with atomic_write(folder / DONE) as temporary:
-        temporary.write_text(json.dumps({"exit_status": status}) + "\n", encoding="utf-8")
+def is_begun(folder: Path) -> bool:
+    """Whether a run wrote its config here."""
+    return (folder / CONFIG).is_file()
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a run ended."""
-    return (folder / DONE).is_file()
+    """Whether a run ended in its own way (with exit status 0 or 3)."""
+    return read_state(folder).get("state") == "completed"
 
 
 def find(name: str, root: Path, domain: str, key: str = "run") -> Path:
@@ -88,16 +133,23 @@ def find(name: str, root: Path, domain: str, key: str = "run") -> Path:
         UserError: there is none.
     """
     if name == LATEST:
-        trained = [
-            path.parent
-            for path in (root / domain / "train").rglob(DONE)
-            if (path.parent / "model.safetensors").is_file()
-        ]
+        below = root / domain / "train"
+        ended = [path.parent for path in below.rglob(STATE) if (path.parent / WEIGHTS).is_file()]
+        trained = [path for path in ended if is_done(path)]
         if not trained:
-            raise UserError(f"no trained run below '{root / domain / 'train'}'", key, "train one, or give its folder")
-        return max(trained, key=lambda path: (path / DONE).stat().st_mtime_ns)
+            raise UserError(f"no trained run below '{below}'", f"{key}={LATEST}", "train one, or give its folder")
+        return max(trained, key=lambda path: (path / STATE).stat().st_mtime_ns).resolve()
     path = Path(name)
-    if not (path / "config.yaml").is_file():
-        what = "is no run folder: it has no config.yaml" if path.is_dir() else "does not exist"
-        raise UserError(f"{key} '{name}' {what}", todo="give the folder of a run, or 'latest'")
-    return path
+    if is_begun(path):
+        return path
+    if not path.is_dir():
+        raise UserError(f"{key} '{name}' does not exist", todo="give the folder of a run, or latest")
+    jobs = sorted(inner.parent.relative_to(path).as_posix() for inner in path.glob(f"*/{CONFIG}"))
+    if jobs:
+        shown = ", ".join(jobs[:5]) + (" ..." if len(jobs) > 5 else "")
+        raise UserError(f"{key} '{name}' is a sweep", todo=f"give one of its runs: {shown}")
+    raise UserError(f"{key} '{name}' is no run folder: it has no {CONFIG}", todo="give the folder of a run, or latest")
+
+
+def _not_created(folder: Path, reason: str) -> UserError:
+    return UserError(f"cannot create the run folder '{folder}': {reason}", "output.root", "choose a writable folder")

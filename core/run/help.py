@@ -1,0 +1,203 @@
+"""What ``--help`` prints: static text, so that it is there at once. A domain adds lines in ``<domain>/help/<verb>.txt``."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Help:
+    """What a person wants to know of a verb."""
+
+    does: str
+    keys: tuple[tuple[str, str], ...]  # key, what it is
+    examples: tuple[tuple[str, str], ...]  # arguments, what they do
+    gives: str  # what is in the run folder afterwards
+
+
+_RUN = ("run=FOLDER", "a trained run; 'latest' is the newest one that ended")
+_INPUT = ("input=PATH", "a slide, or a folder of them")
+_TABLE = ("manifest=FILE", "a CSV or Parquet table that names slides (path) and their resolution (mpp)")
+_RESOLUTION = ("data.resolution=X", "size of a pixel at full resolution, for files that do not say it")
+_DRY = ("dry_run=true", "counts what would be done, names what is refused, estimates hours and GB")
+_COLUMNS = (
+    "manifest_options.columns={path: file, group: patient_id}",
+    "what the table's columns are called; also manifest_options.{pattern,root,table,on}",
+)
+
+VERBS = {
+    "train": Help(
+        "Trains an image-text model on pairs of pictures and captions and evaluates it. Without a manifest it makes a\n"
+        "small synthetic cohort and trains on that, so it can be tried with no data at all.",
+        (
+            ("manifest=FILE", "a table of pictures: path, caption or label, group (patient), split ..."),
+            _COLUMNS,
+            ("knowledge.path=FILE", "an ontology (OBO, OBO-graph JSON, CSV) that groups captions; [A, B] merges two"),
+            ("experiment=NAME", "a ready-made set of settings; --info=defaults-tree shows what it is made of"),
+            ("objective=NAME", "infonce, siglip, target_softmax, target_sigmoid, group_metric"),
+            ("sampler=NAME", "uniform, or group (several pictures of a group in each batch)"),
+            ("schedule.steps=N", "optimiser steps"),
+            ("seed=N", "every random choice hangs on it"),
+            ("resume=FOLDER", "goes on with an interrupted run, exactly where it was"),
+            _DRY,
+        ),
+        (
+            ("", "the synthetic cohort, a few minutes on two cores"),
+            ("manifest=pairs.csv knowledge.path=doid.obo.gz objective=group_metric sampler=group", "your own pairs"),
+            ("-m objective=infonce,group_metric seed=0,1,2", "six runs; then compare them"),
+        ),
+        "report.html (open it in a browser), summary.json, items.parquet, metrics.csv, figures/, model.safetensors",
+    ),
+    "evaluate": Help(
+        "Evaluates a trained run: zero-shot, retrieval and linear probe, each beside its controls, with 95 % intervals.\n"
+        "On the run's own test split, or on another table as a test set of its own.",
+        (_RUN, ("manifest=FILE", "another test set; by default the run's own test split"), _COLUMNS),
+        (
+            ("run=latest", "the newest run again"),
+            ("run=outputs/pathology/train/default/latest manifest=other_scanner.csv", "other data"),
+        ),
+        "report.html, summary.json, items.parquet, figures/",
+    ),
+    "predict": Help(
+        "Asks text prompts of every tile of a slide. Gives a probability map as a picture with a scale bar, and areas for\n"
+        "the viewer of the domain.",
+        (
+            _RUN,
+            _INPUT,
+            ("prompts=[TEXT, TEXT]", "one text a class; by default those kept with the run"),
+            _TABLE,
+            _RESOLUTION,
+            ("threshold=X", "an area's tiles have at least this probability"),
+            _DRY,
+        ),
+        (
+            ("run=latest input=slide.svs", "the run's own classes"),
+            ("run=latest input=slides/ 'prompts=[normal colon, an adenoma, a lymphoid follicle]'", "your own words"),
+        ),
+        "maps/, tiles/, predictions.csv, prompts.json, status.csv (the fate of every file)",
+    ),
+    "tile": Help(
+        "Finds the content of slides, lays a grid of tiles of known physical size over it and reads each tile once. Says of\n"
+        "every file of a folder whether it can be used and, if not, why.",
+        (
+            _INPUT,
+            _TABLE,
+            ("tile.size_px=N", "side of a tile in pixels"),
+            ("tile.resolution=X", "size of a tile's pixel (for slides in microns)"),
+            ("tile.min_coverage=X", "share of a tile that must be content"),
+            _RESOLUTION,
+            _DRY,
+        ),
+        (
+            ("input=slides/", "a whole folder"),
+            ("input=slide.tif data.resolution=0.25 tile.resolution=1.0", "a slide that does not say its resolution"),
+        ),
+        "tiles/*.csv, thumbnails/*.png, status.csv (the fate of every file), failures.csv",
+    ),
+    "knowledge": Help(
+        "Builds a knowledge graph from an ontology or taxonomy, counts what is in it, and checks it: cycles, dangling\n"
+        "parents, duplicate names, obsolete terms.",
+        (
+            ("knowledge.path=FILE", "OBO, OBO-graph JSON or CSV, also gzipped; [A, B] merges several"),
+            ("knowledge.prefix=CL", "keeps the terms of one ontology, without those it imports"),
+            ("knowledge.aliases=FILE", "CSV text,concept that overrides how captions are linked"),
+            ("manifest=FILE", "links the captions of a table and shows how many of them have a concept"),
+        ),
+        (
+            ("knowledge.path=doid.obo.gz", "counts and findings"),
+            ("knowledge.path=[cl.obo, uberon.obo] manifest=pairs.csv", "do my captions link to them?"),
+        ),
+        "status.csv and what is printed",
+    ),
+    "manifest": Help(
+        "Makes a manifest (the table every other verb reads) out of a folder of pictures, or checks one. Lists what does\n"
+        "not match and looks for leaks between splits, duplicates and rare classes.",
+        (
+            ("input=FOLDER", "a folder to scan"),
+            ("manifest=FILE", "or a table to check"),
+            ("manifest_options.pattern=REGEX", "reads fields out of names: (?P<group>P[0-9]+)_(?P<label>[a-z]+)"),
+            ("manifest_options.table=FILE manifest_options.on=COLUMN", "joins a clinical table"),
+            _COLUMNS,
+            _RESOLUTION,
+        ),
+        (
+            ("input=pictures/ 'manifest_options.pattern=(?P<group>P[0-9]+)_(?P<label>[a-z]+)'", "from names"),
+            ("manifest=pairs.csv", "audits a table"),
+        ),
+        "manifest.csv, unmatched.csv, audit.json, status.csv",
+    ),
+    "compare": Help(
+        "Compares trained runs, paired by seed and by item, factor by factor, with 95 % intervals. Nothing is called better\n"
+        "unless the interval excludes zero.",
+        (
+            ("runs=FOLDER", "the folder of a sweep; [A, B] names several runs or folders of runs"),
+            ("compare.baseline=NAME", "the arm the others are compared with; by default that of the first run"),
+        ),
+        (
+            ("runs=outputs/pathology/train/claim/latest", "a sweep"),
+            ("'runs=[outputs/a, outputs/b]' compare.baseline=objective=infonce", "two sets of runs"),
+        ),
+        "compare.csv, compare.html, compare.tex",
+    ),
+}
+
+_COMMON = """Other keys
+  output.root=FOLDER output.id=NAME   where the run folder is: <root>/<domain>/<verb>/<experiment>/<id>
+  allow_failures=N                    so many inputs may be refused without exit status 3; or all
+  debug=true                          shows the traceback of an error
+
+Paths and texts are taken as they stand: commas, spaces and brackets need no escape (only quotes for your shell).
+See the whole config, or that of a choice:  {command} --cfg job [key=value ...]
+Your own configs:  --config-dir FOLDER, in subfolders as in the suite (objective/mine.yaml is objective=mine)
+Exit status: 0 done; 2 a mistake, explained in one paragraph; 3 done, but inputs were refused (status.csv says why)."""
+
+
+def help_text(package: str, verb: str) -> str:
+    """Help of one verb of one domain.
+
+    Args:
+        package: import name of the domain's package.
+        verb: a key of ``VERBS``.
+    """
+    page = VERBS[verb]
+    own = package.removeprefix("domains.")
+    command = f"python -m {package}.{verb}" if package.startswith("domains.") else f"trivium {package} {verb}"
+    lines = [page.does, "", f"  {command} [key=value ...]", "", "Keys"]
+    width = 36
+    for key, text in page.keys:
+        lines += [f"  {key:<{width}}{text}"] if len(key) < width else [f"  {key}", f"  {'':<{width}}{text}"]
+    lines += ["", "Examples"]
+    for arguments, text in page.examples:
+        shown = arguments.replace("outputs/pathology", f"outputs/{own}")
+        lines += [f"  # {text}", f"  {command} {shown}".rstrip()]
+    lines += ["", f"The run folder then holds {page.gives}.", ""]
+    added = _of_domain(package, verb)
+    if added:
+        lines += [added, ""]
+    return "\n".join([*lines, _COMMON.replace("{command}", command)])
+
+
+def overview() -> str:
+    """What ``trivium`` prints without a domain and a verb."""
+    lines = [
+        "Vision-language specialists aligned by a knowledge graph.",
+        "",
+        "  trivium <domain> <verb> [key=value ...]",
+    ]
+    lines += ["", "Verbs"]
+    lines += [f"  {name:<11}{_first_sentence(page.does)}" for name, page in VERBS.items()]
+    return "\n".join([*lines, "", "  trivium pathology train --help     says more of a verb"])
+
+
+def _first_sentence(text: str) -> str:
+    return text.replace("\n", " ").split(". ")[0].split(": ")[0].rstrip(".") + "."
+
+
+def _of_domain(package: str, verb: str) -> str:
+    """A domain's own lines."""
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    texts = [Path(folder) / "help" / f"{verb}.txt" for folder in folders]
+    return "\n".join(path.read_text(encoding="utf-8").rstrip() for path in texts if path.is_file())
