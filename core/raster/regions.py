@@ -84,6 +84,7 @@ def merge_tiles(
             where = boxes[part]
             y, x = np.nonzero(parts[where] == part + 1)
             x, y = x + where[1].start, y + where[0].start
-            polygon = shapely.transform(shapely.union_all(shapely.box(x, y, x + 1, y + 1)), to_pixels)
+            union = shapely.union_all(shapely.box(x, y, x + 1, y + 1)).simplify(0)  # without points on straight edges
+            polygon = shapely.transform(union, to_pixels)
             areas.append(Area(label, polygon, len(x), float(score[y, x].mean())))
     return areas, dropped

@@ -72,7 +72,7 @@ def write_overlay(
     shares = np.array([(winner == label).sum() for label in range(len(names))]) / max(there.sum(), 1)
     shown = np.argsort(-shares, kind="stable")[:MAX_PANELS]
     panels = 1 + len(shown)
-    columns = min(panels, WIDEST)
+    columns = 2 if panels == 4 else min(panels, WIDEST)
     rows = math.ceil(panels / columns)
     height = PANEL_INCHES * min(max(size[1] / size[0], 0.4), 2.5)
     figure = Figure((PANEL_INCHES * columns + 1.0, (height + 0.3) * rows + 0.9), layout="constrained", dpi=120)

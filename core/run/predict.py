@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from core.evaluation.prompts import encode_prompts
 from core.evaluation.zero_shot import softmax
 from core.files import atomic_write
+from core.raster.listing import Input
 from core.raster.patch import require_resolution
 from core.raster.reader import Reader, ReadError
 from core.raster.regions import AreaWriter, merge_tiles
@@ -22,14 +23,47 @@ from core.raster.stitch import smooth, stitch
 from core.run.instantiate import instantiate
 from core.run.load import Model, load
 from core.run.overlay import class_colours, write_overlay
-from core.run.slides import Source, Tiled, describe, open_tiled, print_fates, progress_bar, read_tiles, reason, sources
-from core.run.status import write_status
+from core.run.slides import (
+    Source,
+    Tiled,
+    check_tiles,
+    describe,
+    open_tiled,
+    print_fates,
+    progress_bar,
+    read_tiles,
+    reason,
+    sources,
+)
+from core.run.status import exit_status, write_status
 from core.types import Fate, UserError
 
 MAX_AREAS = 2000  # of a class: QuPath stays quick, and more are no longer areas but noise
 OVERVIEW_PX = 1024
 SAMPLE = 64  # tiles of a slide in a dry run, to time it
 SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a slide is asked; ``conf/predict.yaml`` holds the same values."""
+
+    overlap: float = 0.0  # share of a tile's side
+    min_coverage: float = 0.25  # share of a tile that must be content
+    smoothing: bool = True  # mean of a tile and its four neighbours
+    threshold: float = 0.5  # an area's tiles have at least this probability
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What :func:`map_slide` wrote, and the answers themselves."""
+
+    names: tuple[str, ...]  # of the classes
+    tiles: pd.DataFrame  # x, y, w, h (level-0 pixels), coverage, probability.<class>
+    overlay: Path  # PNG
+    areas: Path
+    summary: Mapping[str, object]  # the slide's row of predictions.csv
 
 
 @dataclass(frozen=True)
@@ -71,19 +105,24 @@ def run(cfg: DictConfig, folder: Path) -> int:
     """
     reader: Reader = instantiate(cfg.reader)
     writer: AreaWriter = instantiate(cfg.areas)
+    if not cfg.run:
+        raise UserError("no trained run is named", "run", "give run=<folder of a trained run> or run=latest")
     todo, missing, ignored = sources(cfg, reader)
     model = load(cfg.run)
+    settings = Settings(cfg.tile.overlap, cfg.tile.min_coverage, bool(cfg.smoothing), cfg.threshold, cfg.batch_size)
+    _check(settings)
     classes = ask_classes(model, cfg.prompts)
     fates, rows, seconds = list(missing), [], 0.0
     with progress_bar() as bar:
         task = bar.add_task("slides", total=len(todo))
         for source in todo:
-            asked = _ask(cfg, reader, source, model, classes)
+            asked = _fate_or_answers(cfg, settings, reader, source, model, classes)
             fates.append(_fate(source, asked))
             if isinstance(asked, Asked):
                 seconds += asked.seconds * len(asked.tiled.coverage.kept)
                 if not cfg.dry_run and len(asked.indices):
-                    rows.append({"path": source.input.name, **_write(cfg, folder, source, asked, classes, writer)})
+                    maps = write_maps(folder, source.input.name, asked, classes, settings.threshold, writer)
+                    rows.append({"path": source.input.name, **maps.summary})
                 asked.tiled.raster.close()
             bar.advance(task)
     print_fates(fates, ignored)
@@ -98,7 +137,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
         with atomic_write(folder / "prompts.json") as temporary:
             temporary.write_text(json.dumps(classes.prompts, indent=1, ensure_ascii=False), encoding="utf-8")
         write_status(folder, fates)
-    return 0 if all(fate.status == "ok" for fate in fates) else 3
+    return exit_status(fates, cfg.allow_failures)
 
 
 def ask_classes(model: Model, prompts: Sequence[str] | None) -> Classes:
@@ -117,31 +156,79 @@ def ask_classes(model: Model, prompts: Sequence[str] | None) -> Classes:
     return Classes(encoded.class_names, encoded.by_class(), encoded.weights())
 
 
-def _ask(cfg: DictConfig, reader: Reader, source: Source, model: Model, classes: Classes) -> Asked | Exception:
-    """Asks all tiles of one slide. Whatever is wrong with it is its own fate and ends no run."""
+def map_slide(
+    model: Model, reader: Reader, slide: Path, prompts: Sequence[str], out: Path, settings: Settings | None = None
+) -> Maps:
+    """Asks every tile of one slide and writes ``maps/`` and ``tiles/`` into a folder.
+
+    Args:
+        model: a trained run; the writer of areas is that of its config.
+        reader: of its domain.
+        slide: a file.
+        prompts: one text a class, at least two; empty: the run's own.
+        out: folder to write into.
+
+    Raises:
+        UserError: the slide cannot be used, no tile of it holds content, or nothing can be written.
+    """
+    settings = settings or Settings()
+    _check(settings)
+    classes = ask_classes(model, prompts)
+    asked = ask(reader, Source(Input(slide, slide.name), model.config.data.resolution), model, classes, settings)
+    with asked.tiled.raster:
+        if not len(asked.indices):
+            why = asked.error or "no tile of it has enough content"
+            raise UserError(f"there is nothing to map: {why}", str(slide))
+        return write_maps(out, slide.name, asked, classes, settings.threshold, instantiate(model.config.areas))
+
+
+def ask(
+    reader: Reader, source: Source, model: Model, classes: Classes, settings: Settings, most: int | None = None
+) -> Asked:
+    """Asks the tiles of one slide, at most the first ``most``.
+
+    Raises:
+        UserError: the model has no resolution, or the slide cannot be used.
+    """
+    geometry = model.geometry
+    if geometry.resolution is None:
+        raise UserError(
+            "the model was trained on pictures of unknown scale, so it cannot say how large a tile is",
+            todo="choose a run with a model.geometry.resolution",
+        )
+    tiled = open_tiled(
+        reader, source, geometry.size_px, geometry.resolution, settings.overlap, settings.min_coverage, geometry.unit
+    )
+    wanted = tiled.coverage.kept[:most]
+    start = time.perf_counter()
+    indices, cosines, errors = _cosines(tiled, wanted, model, classes.weights, settings.batch_size)
+    spent = (time.perf_counter() - start) / max(len(wanted), 1)
+    probabilities = softmax(model.scale * cosines)
+    if settings.smoothing and len(indices):
+        probabilities = smooth(tiled.grid, indices, probabilities)
+    return Asked(tiled, indices, probabilities, len(errors), errors[0] if errors else "", spent)
+
+
+def _fate_or_answers(
+    cfg: DictConfig, settings: Settings, reader: Reader, source: Source, model: Model, classes: Classes
+) -> Asked | Exception:
+    """Whatever is wrong with one slide is its own fate and ends no run."""
     try:
-        geometry = model.geometry
-        if geometry.resolution is None:
-            raise UserError(
-                "the model was trained on pictures of unknown scale, so it cannot say how large a tile is",
-                todo="choose a run with a model.geometry.resolution",
-            )
-        tile = cfg.tile
-        tiled = open_tiled(reader, source, geometry.size_px, geometry.resolution, tile.overlap, tile.min_coverage)
-        wanted = tiled.coverage.kept[:SAMPLE] if cfg.dry_run else tiled.coverage.kept
-        start = time.perf_counter()
-        indices, cosines, errors = _cosines(tiled, wanted, model, classes.weights, cfg.batch_size)
-        spent = (time.perf_counter() - start) / max(len(wanted), 1)
-        probabilities = softmax(model.scale * cosines)
-        if cfg.smoothing and len(indices):
-            probabilities = smooth(tiled.grid, indices, probabilities)
-        return Asked(tiled, indices, probabilities, len(errors), errors[0] if errors else "", spent)
+        return ask(reader, source, model, classes, settings, SAMPLE if cfg.dry_run else None)
     except UserError as error:
         return error
     except Exception as error:  # a file that no one foresaw must not end a run over ten thousand; debug=true shows it
         if cfg.debug:
             raise
         return error
+
+
+def _check(settings: Settings) -> None:
+    check_tiles(settings.overlap, settings.min_coverage)
+    if not 0 <= settings.threshold <= 1:
+        raise UserError(f"threshold is {settings.threshold}; expected a probability, 0 to 1")
+    if settings.batch_size < 1:
+        raise UserError(f"batch_size is {settings.batch_size}; expected at least 1")
 
 
 def _cosines(
@@ -189,52 +276,44 @@ def _fate(source: Source, asked: Asked | Exception) -> Fate:
     return Fate(name, "partial" if asked.failed < total else "refused", text, counts)
 
 
-def _write(
-    cfg: DictConfig, folder: Path, source: Source, asked: Asked, classes: Classes, writer: AreaWriter
-) -> Mapping[str, object]:
-    """Writes the outputs of one slide; returns its row of ``predictions.csv``."""
-    tiled, name = asked.tiled, source.input.name
+def write_maps(folder: Path, name: str, asked: Asked, classes: Classes, threshold: float, writer: AreaWriter) -> Maps:
+    """Writes the picture, the areas and the tiles of one slide.
+
+    Raises:
+        UserError: something cannot be written.
+    """
+    tiled = asked.tiled
     windows = [tiled.grid.window(int(index)) for index in asked.indices]
-    labels = asked.probabilities.argmax(1)
-    best = asked.probabilities.max(1)
+    labels, best = asked.probabilities.argmax(1), asked.probabilities.max(1)
     thumbnail = tiled.raster.thumbnail(OVERVIEW_PX).values
-    board = stitch(windows, asked.probabilities, tiled.raster.size, thumbnail.shape[1::-1])
-    maps = folder / "maps"
+    board = stitch(windows, asked.probabilities, tiled.raster.size, (thumbnail.shape[1], thumbnail.shape[0]))
+    overlay, areas_path = folder / "maps" / f"{name}.png", folder / "maps" / f"{name}{writer.suffix}"
     resolution = require_resolution(tiled.raster)
-    write_overlay(maps / f"{name}.png", thumbnail, board, classes.names, resolution, tiled.raster.size, name)
-    areas, dropped = merge_tiles(
-        tiled.grid, asked.indices, np.where(best >= cfg.threshold, labels, -1), best, MAX_AREAS
-    )
+    write_overlay(overlay, thumbnail, board, classes.names, resolution, tiled.raster.size, name)
+    areas, dropped = merge_tiles(tiled.grid, asked.indices, np.where(best >= threshold, labels, -1), best, MAX_AREAS)
     for label, count in dropped.items():
         print(f"{name}: the {MAX_AREAS} largest areas of '{classes.names[label]}' are written, {count} smaller are not")
-    colours = class_colours(len(classes.names))
-    writer.write(maps / f"{name}{writer.suffix}", tiled.raster, areas, classes.names, colours)
-    _write_tiles(folder / "tiles" / f"{name}.parquet", asked, classes, tiled)
+    writer.write(areas_path, tiled.raster, areas, classes.names, class_colours(len(classes.names)))
+    place = pd.DataFrame([(w.x, w.y, w.width, w.height) for w in windows], columns=["x", "y", "w", "h"])
+    answers = pd.DataFrame(asked.probabilities, columns=[f"probability.{text}" for text in classes.names])
+    tiles = place.assign(coverage=tiled.coverage.fraction[asked.indices]).join(answers)
+    _write_tiles(folder / "tiles" / f"{name}.parquet", tiles)
     shares = np.bincount(labels, minlength=len(classes.names)) / len(labels)
-    means = asked.probabilities.mean(0)
-    return {
+    summary = {
         "tiles": len(labels),
         "failed_tiles": asked.failed,
         "prediction": classes.names[int(shares.argmax())],
         **{f"share.{text}": round(float(value), 6) for text, value in zip(classes.names, shares, strict=True)},
-        **{f"probability.{text}": round(float(value), 6) for text, value in zip(classes.names, means, strict=True)},
+        **{column: round(float(value), 6) for column, value in answers.mean().items()},
     }
+    return Maps(classes.names, tiles, overlay, areas_path, summary)
 
 
-def _write_tiles(path: Path, asked: Asked, classes: Classes, tiled: Tiled) -> None:
+def _write_tiles(path: Path, tiles: pd.DataFrame) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    windows = [tiled.grid.window(int(index)) for index in asked.indices]
-    table = pa.table(
-        {
-            "x": [window.x for window in windows],
-            "y": [window.y for window in windows],
-            "w": [window.width for window in windows],
-            "h": [window.height for window in windows],
-            "coverage": tiled.coverage.fraction[asked.indices],
-            **{f"probability.{text}": asked.probabilities[:, code] for code, text in enumerate(classes.names)},
-        }
-    ).replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)})
+    table = pa.Table.from_pandas(tiles, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), b"schema_version": str(SCHEMA_VERSION).encode()}
     with atomic_write(path) as temporary:
-        parquet.write_table(table, temporary)
+        parquet.write_table(table.replace_schema_metadata(metadata), temporary)

@@ -21,7 +21,7 @@ from core.raster.grid import TileGrid
 from core.raster.listing import Input, list_inputs
 from core.raster.patch import require_resolution
 from core.raster.reader import Raster, Reader, ReadError
-from core.types import Fate, UserError
+from core.types import Fate, Unit, UserError
 
 READ_THREADS = min(4, os.cpu_count() or 1)  # decoding leaves the interpreter's lock
 AHEAD = 64  # tiles read before they are wanted: bounds memory
@@ -90,9 +90,15 @@ def _manifest_resolutions(cfg: DictConfig) -> tuple[dict[Path, float | None], li
 
 
 def open_tiled(
-    reader: Reader, source: Source, tile_px: int, tile_resolution: float, overlap: float, min_coverage: float
+    reader: Reader,
+    source: Source,
+    tile_px: int,
+    tile_resolution: float,
+    overlap: float,
+    min_coverage: float,
+    unit: Unit | None = None,
 ) -> Tiled:
-    """Opens a raster and finds its tiles with content.
+    """Opens a raster and finds its tiles with content; ``unit`` is that of ``tile_resolution`` where a model says it.
 
     Raises:
         UserError: it cannot be opened, has no credible resolution, is not brightfield, or cannot be read at all.
@@ -100,8 +106,23 @@ def open_tiled(
     if source.input.problem:
         raise ReadError(source.input.problem, str(source.input.path))
     raster = reader.open(source.input.path, source.resolution)
-    grid = TileGrid(raster.size, require_resolution(raster), tile_px, tile_resolution, overlap)
+    resolution = require_resolution(raster)
+    if unit is not None and resolution.unit != unit:
+        raise UserError(f"the model's resolution is in {unit}, the raster's in {resolution.unit}", str(raster.path))
+    grid = TileGrid(raster.size, resolution, tile_px, tile_resolution, overlap)
     return Tiled(raster, grid, tissue_coverage(raster, grid, min_coverage))
+
+
+def check_tiles(overlap: float, min_coverage: float) -> None:
+    """A wrong key is a mistake of the run, not a fate of each slide.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    if not 0 <= overlap < 1:
+        raise UserError(f"tile.overlap is {overlap}; expected a share of the tile's side, at least 0 and below 1")
+    if not 0 < min_coverage <= 1:
+        raise UserError(f"tile.min_coverage is {min_coverage}; expected a share above 0 and at most 1")
 
 
 def read_tiles(tiled: Tiled, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray | ReadError]]:

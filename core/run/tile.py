@@ -16,8 +16,19 @@ from PIL import Image, ImageDraw
 from core.files import atomic_write
 from core.raster.reader import Reader, ReadError
 from core.run.instantiate import instantiate
-from core.run.slides import Source, Tiled, describe, open_tiled, print_fates, progress_bar, read_tiles, reason, sources
-from core.run.status import write_status
+from core.run.slides import (
+    Source,
+    Tiled,
+    check_tiles,
+    describe,
+    open_tiled,
+    print_fates,
+    progress_bar,
+    read_tiles,
+    reason,
+    sources,
+)
+from core.run.status import exit_status, write_status
 from core.types import Fate, UserError, Window
 
 SAMPLE = 16  # tiles read of each slide in a dry run, to time it
@@ -55,7 +66,8 @@ def run(cfg: DictConfig, folder: Path) -> int:
     """
     reader: Reader = instantiate(cfg.reader)
     todo, missing, ignored = sources(cfg, reader)
-    _check_keys(cfg)
+    check_tiles(cfg.tile.overlap, cfg.tile.min_coverage)
+    _check_size(cfg.tile.size_px, cfg.tile.resolution)
     fates: list[Fate] = list(missing)
     broken: list[tuple[str, Window, str]] = []
     seconds = 0.0
@@ -86,16 +98,14 @@ def run(cfg: DictConfig, folder: Path) -> int:
                 [(name, w.x, w.y, w.width, w.height, error) for name, w, error in broken],
             )
         write_status(folder, fates)
-    return 0 if all(fate.status == "ok" for fate in fates) else 3
+    return exit_status(fates, cfg.allow_failures)
 
 
-def _check_keys(cfg: DictConfig) -> None:
-    if cfg.tile.resolution is None:
-        raise UserError("tile.resolution is not set", "tile.resolution", "give the size of a tile's pixel in microns")
-    if not 0 <= cfg.tile.overlap < 1:
-        raise UserError(f"tile.overlap is {cfg.tile.overlap}; expected a share of the side, at least 0 and below 1")
-    if not 0 < cfg.tile.min_coverage <= 1:
-        raise UserError(f"tile.min_coverage is {cfg.tile.min_coverage}; expected a share above 0 and at most 1")
+def _check_size(size_px: int, resolution: float | None) -> None:
+    if size_px < 1:
+        raise UserError(f"tile.size_px is {size_px}; expected at least 1")
+    if resolution is None or not resolution > 0:
+        raise UserError(f"tile.resolution is {resolution}; expected the size of a tile's pixel in the domain's unit")
 
 
 def _check(cfg: DictConfig, reader: Reader, source: Source) -> Checked | Exception:

@@ -70,7 +70,7 @@ def _number(text: str | None) -> float | None:
 
 def _credible(found: Resolution, properties: Mapping[str, str]) -> Resolution | NoResolution:
     power = _number(properties.get("openslide.objective-power"))
-    said = f"{found.source} is {found.x:.6g} microns per pixel"
+    said = f"{found.source} is {found.x:.5g} microns per pixel"
     if power:
         factor = found.mean * power / OBJECTIVE_MICRONS
         if not 1 / LARGEST_CONFLICT <= factor <= LARGEST_CONFLICT:

@@ -58,6 +58,7 @@ def write_slide(
     path: Path, levels: list[np.ndarray], mpp: float | None, power: float | None = 20, **tiff: object
 ) -> Path:
     """A tiled pyramid that OpenSlide takes for an Aperio slide."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     words = ["Aperio Image Library (test)"]
     if power is not None:
         words.append(f"AppMag = {power:g}")
