@@ -99,7 +99,8 @@ def write_overlay(
     )
     handles = [
         Patch(
-            color=np.array(colours[label]) / 255, label=f"{_short(names[label])} ({shares[label]:.0%} of tiles' area)"
+            color="#{:02x}{:02x}{:02x}".format(*colours[label]),
+            label=f"{_short(names[label])} ({shares[label]:.0%} of tiles' area)",
         )
         for label in np.argsort(-shares, kind="stable")[: 2 * MAX_PANELS]
     ]

@@ -199,7 +199,7 @@ def ask(
     tiled = open_tiled(
         reader, source, geometry.size_px, geometry.resolution, settings.overlap, settings.min_coverage, geometry.unit
     )
-    wanted = tiled.coverage.kept[:most]
+    wanted = [int(index) for index in tiled.coverage.kept[:most]]
     start = time.perf_counter()
     indices, cosines, errors = _cosines(tiled, wanted, model, classes.weights, settings.batch_size)
     spent = (time.perf_counter() - start) / max(len(wanted), 1)
@@ -232,7 +232,7 @@ def _check(settings: Settings) -> None:
 
 
 def _cosines(
-    tiled: Tiled, wanted: np.ndarray, model: Model, weights: np.ndarray, batch_size: int
+    tiled: Tiled, wanted: Sequence[int], model: Model, weights: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Reads tiles ahead in threads while the model works: numbers [N], cosines [N, C], errors of broken tiles."""
     indices: list[int] = []
@@ -299,12 +299,12 @@ def write_maps(folder: Path, name: str, asked: Asked, classes: Classes, threshol
     tiles = place.assign(coverage=tiled.coverage.fraction[asked.indices]).join(answers)
     _write_tiles(folder / "tiles" / f"{name}.parquet", tiles)
     shares = np.bincount(labels, minlength=len(classes.names)) / len(labels)
-    summary = {
+    summary: dict[str, object] = {
         "tiles": len(labels),
         "failed_tiles": asked.failed,
         "prediction": classes.names[int(shares.argmax())],
         **{f"share.{text}": round(float(value), 6) for text, value in zip(classes.names, shares, strict=True)},
-        **{column: round(float(value), 6) for column, value in answers.mean().items()},
+        **{str(column): round(float(value), 6) for column, value in answers.mean().items()},
     }
     return Maps(classes.names, tiles, overlay, areas_path, summary)
 
