@@ -20,7 +20,7 @@ from core.files import atomic_write
 from core.raster.listing import list_inputs
 from core.raster.reader import Reader
 from core.run.instantiate import instantiate
-from core.run.status import write_status
+from core.run.status import exit_status, write_status
 from core.types import Fate, UserError
 
 Unmatched = tuple[str, str]  # name, reason
@@ -32,7 +32,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
 
     Args:
         cfg: ``input`` (a folder to scan) or ``manifest`` (a table to check), ``manifest_options``, ``reader``,
-            ``data.resolution``, ``dry_run``.
+            ``data.resolution``, ``dry_run``, ``allow_failures``.
         folder: of the run; receives ``manifest.csv``, ``unmatched.csv``, ``audit.json`` and ``status.csv``.
 
     Returns:
@@ -51,21 +51,23 @@ def run(cfg: DictConfig, folder: Path) -> int:
     if cfg.input is not None:
         manifest, unmatched, others = scan(Path(cfg.input), reader, options)
     else:
-        manifest, others = Manifest.read(cfg.manifest, options), 0
-        unmatched = [(fate.path, fate.reason) for fate in manifest.fates]
-    unmatched += alone(manifest, options)
-    fates = open_all(manifest, reader, cfg.data.resolution)
+        manifest, unmatched, others = Manifest.read(cfg.manifest, options), [], 0
+    lonely = alone(manifest, options)
+    fates = [*manifest.fates, *(Fate(name, "refused", reason) for name, reason in unmatched)]
+    fates += open_all(manifest, reader, cfg.data.resolution, dict(lonely))
     refused = {fate.path for fate in fates if fate.status == "refused"}
     manifest = manifest.with_frame(manifest.frame[~manifest.frame["path"].isin(refused)])
     findings = audit(manifest)
+    unmatched = [*unmatched, *lonely]
     if not cfg.dry_run:
         manifest.write(folder / "manifest.csv")
         _write_unmatched(folder / "unmatched.csv", unmatched)
         _write_audit(folder / "audit.json", manifest, findings)
-        write_status(folder, [*manifest.fates, *fates])
+        write_status(folder, fates)
     _print(manifest, fates, unmatched, others, findings)
-    bad = unmatched or refused or any(finding.severity == "refuse" for finding in findings)
-    return 3 if bad else 0
+    if any(finding.severity == "refuse" for finding in findings):
+        return 3
+    return exit_status(fates, cfg.allow_failures)
 
 
 def scan(source: Path, reader: Reader, options: ManifestOptions) -> tuple[Manifest, list[Unmatched], int]:
@@ -109,8 +111,8 @@ def alone(manifest: Manifest, options: ManifestOptions) -> list[Unmatched]:
     ]
 
 
-def open_all(manifest: Manifest, reader: Reader, resolution: float | None) -> list[Fate]:
-    """Opens every picture once, without reading its pixels."""
+def open_all(manifest: Manifest, reader: Reader, resolution: float | None, lonely: dict[str, str]) -> list[Fate]:
+    """Opens every picture once, without reading its pixels; one without a row in the joined table is partial."""
     frame = manifest.frame
     first = frame[frame["path"].notna()].drop_duplicates("path")
     jobs = list(zip(first["path"], first["resolution"], strict=True))
@@ -121,7 +123,7 @@ def open_all(manifest: Manifest, reader: Reader, resolution: float | None) -> li
             reader.open(manifest.root / name, resolution if pd.isna(given) else given).close()
         except UserError as error:
             return Fate(name, "refused", "; ".join(part for part in (error.what, error.todo) if part))
-        return Fate(name, "ok")
+        return Fate(name, "partial", lonely[name]) if name in lonely else Fate(name, "ok")
 
     with ThreadPoolExecutor() as pool:
         console = Console(stderr=True)
@@ -145,10 +147,8 @@ def _write_audit(path: Path, manifest: Manifest, findings: Sequence[Finding]) ->
 def _print(
     manifest: Manifest, fates: Sequence[Fate], unmatched: Sequence[Unmatched], others: int, findings: Sequence[Finding]
 ) -> None:
-    for name, reason in unmatched[:SHOWN]:
-        print(f"unmatched: {name}: {reason}")
     for fate in [fate for fate in fates if fate.status != "ok"][:SHOWN]:
-        print(f"refused: {fate.path}: {fate.reason}")
+        print(f"{fate.status}: {fate.path}: {fate.reason}")
     for note in manifest.notes:
         print(f"note: {note}")
     for finding in findings:

@@ -21,6 +21,7 @@ BASE = {
     "reader": {"_target_": "domains.pathology.readers.SlideReader"},
     "data": {"resolution": None},
     "dry_run": False,
+    "allow_failures": 0,
     "trivium": {"allow": []},
 }
 
@@ -57,11 +58,11 @@ def test_a_scanned_folder_becomes_a_manifest_that_reads_back(pictures: Path, tmp
     unmatched = pd.read_csv(out / "unmatched.csv")
     assert unmatched.to_numpy().tolist() == [["overview.png", "does not match the pattern"]]
     status = pd.read_csv(out / "status.csv").set_index("path")["status"]
-    assert status["p2_disc_9.png"] == "refused"
+    assert status["p2_disc_9.png"] == status["overview.png"] == "refused"
     assert (status == "ok").sum() == 5
     assert json.loads((out / "audit.json").read_text())["findings"][0]["check"] == "class_counts"
     printed = capsys.readouterr().out.splitlines()
-    for line in ("pictures: 5", "groups: 3", "unmatched: 1", "refused: 1", "other_files: 1"):
+    for line in ("pictures: 5", "groups: 3", "unmatched: 1", "refused: 2", "other_files: 1"):
         assert line in printed
 
 
@@ -82,6 +83,7 @@ def test_pictures_without_a_clinical_row_are_listed(pictures: Path, tmp_path: Pa
     unmatched = pd.read_csv(tmp_path / "out" / "unmatched.csv")
     assert unmatched.to_numpy().tolist() == [["p2_disc_4.png", "group 'p2' is not in clinical.csv"]]
     assert pd.read_csv(tmp_path / "out" / "manifest.csv")["time"].tolist()[:4] == [3, 3, 4, 4]
+    assert job(tmp_path / "allowed", options, input=str(pictures), allow_failures=1) == 0
 
 
 def test_a_leak_in_a_table_ends_with_status_3_and_is_in_the_audit(tmp_path: Path) -> None:
