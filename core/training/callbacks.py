@@ -66,7 +66,7 @@ class ShowProgress(pl.Callback):
 
     def __init__(self, log_every: int) -> None:
         self.log_every = log_every
-        self.console = Console(file=sys.stderr, soft_wrap=True)
+        self._console: Console | None = None  # holds a stream, which does not travel to spawned ranks
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._first, self._began = 0, 0.0
@@ -74,10 +74,13 @@ class ShowProgress(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = cast(TrainingModule, pl_module)
         self._first, self._began = trainer.global_step, time.monotonic()
-        if trainer.is_global_zero and self.console.is_terminal:
+        if not trainer.is_global_zero:
+            return
+        self._console = Console(file=sys.stderr, soft_wrap=True)
+        if self._console.is_terminal:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                        TextColumn("{task.fields[state]}"))  # fmt: skip
-            self._bar = Progress(*columns, console=self.console)
+            self._bar = Progress(*columns, console=self._console)
             self._task = self._bar.add_task("", total=module.schedule.steps, completed=self._first, state="")
             self._bar.start()
 
@@ -89,15 +92,15 @@ class ShowProgress(pl.Callback):
         logged = step % self.log_every == 0 or step == steps
         if self._bar is not None:
             self._bar.update(self._task, completed=step, state=_state(module.latest))
-        elif logged and trainer.is_global_zero:
+        elif logged and self._console is not None:
             pace = (time.monotonic() - self._began) / (step - self._first)
             left = f"{pace * 1000:.0f} ms a step, {pace * (steps - step):.0f} s left"
-            self.console.print(f"step {step}/{steps}  {_state(module.latest)}  {left}", highlight=False)
+            self._console.print(f"step {step}/{steps}  {_state(module.latest)}  {left}", highlight=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+        self._bar = self._console = None
 
 
 def _state(latest: dict[str, float]) -> str:

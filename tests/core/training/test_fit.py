@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from core.models.weights import load_trained
 from core.objectives.sigmoid import SigmoidContrastive
 from core.objectives.softmax import SoftmaxContrastive
 from core.training.alignment import AlignmentTask
-from core.training.checkpoint import LAST, SCHEMA_VERSION, AtomicCheckpointIO, read_checkpoint
+from core.training.callbacks import ShowProgress, StopOnSignal
+from core.training.checkpoint import LAST, SCHEMA_VERSION, AtomicCheckpointIO, Checkpoints, read_checkpoint
 from core.training.classification import ArrayData, fit_classifier
 from core.training.fit import Interrupted, TrainerOptions, fit, trainer_options
 from core.training.logger import MetricsCsv, wandb_logger
@@ -259,6 +261,18 @@ def test_metrics_keep_their_header_and_are_cut_on_resume(tmp_path: Path) -> None
         "6,0.5,0.2,",
         "8,0.25,,1.0",
     ]
+
+
+def test_what_ranks_receive_travels_to_other_processes(tmp_path: Path) -> None:
+    """Ranks beyond the first are spawned by default."""
+    task = AlignmentTask(from_config("small"), SoftmaxContrastive())
+    module = TrainingModule(task, Cached(4), AdamW(0.1), CosineWarmup(3), 0, [Counter()])
+    table = MetricsCsv(tmp_path)
+    table.start(0)
+    pieces = (module, table, ShowProgress(3), StopOnSignal(), Checkpoints(tmp_path, 3), AtomicCheckpointIO())
+    copies = pickle.loads(pickle.dumps(pieces))
+    tokens = copies[0].task.model.tokenize(["a cell"])
+    assert torch.equal(tokens, task.model.tokenize(["a cell"]))
 
 
 def test_trainer_options_that_would_break_the_gradient_are_refused() -> None:
