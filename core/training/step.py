@@ -109,7 +109,7 @@ class Cached(Step):
             for piece, share in zip(pieces, shares, strict=True):
                 states.append(_RandomState(piece.images.device))
                 cache.append(task.encode(piece, share))
-        torch.clear_autocast_cache()  # type: ignore[no-untyped-call]  # it holds half-precision weights without history
+        torch.clear_autocast_cache()  # type: ignore[no-untyped-call]  # some releases keep weights without history
 
         whole = _concatenate(cache)
         terms = task.loss(whole, exchange)

@@ -1,7 +1,7 @@
 """Forward and backward of the softmax objective against open_clip's ClipLoss, interleaved in one process.
 
-``python -m tests.benchmarks.objectives``: B = 4096 pairs, D = 512, float32, one thread (with more, what else the machine
-does decides). Memory is the peak resident size of a step above its size before; Linux only.
+``python -m tests.benchmarks.objectives``: B = 4096 pairs, D = 512, float32, one thread (with more, what
+else the machine does decides). Memory is the peak resident size of a step above its size before; Linux only.
 """
 
 from __future__ import annotations

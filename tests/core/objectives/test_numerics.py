@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,10 @@ from torch.nn import functional as F
 
 from core.objectives.check import check_objective, evaluate, example
 from core.objectives.exchange import LocalExchange
+from core.objectives.normalisers import LogSum, add_tile, tile_gradient
 from core.objectives.objective import Objective
-from core.types import LossTerms, UserError
+from core.types import LossTerms, Policy, UserError
+from tests.core.objectives import reference
 from tests.core.objectives.cases import OBJECTIVES, POLICIES, build, differentiate, errors, slow
 from tests.core.objectives.test_by_hand import targets
 from tests.core.objectives.test_open_clip import pairs
@@ -30,6 +33,38 @@ def test_a_loss_that_is_almost_zero_keeps_its_digits_in_single_precision(kind: s
     assert float((exact.loss - wanted.loss).abs() / wanted.loss) < 1e-4  # the reference itself has lost digits here
     found = errors(evaluate(build(kind, "diagonal"), batch, 25.0), exact)
     assert max(found.values()) <= 1e-5, found
+
+
+def test_columns_far_below_their_tile_keep_their_digits() -> None:
+    """Column maxima 0, -60, -300 and a column without negatives: no one shift of the tile serves them in float32."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 4, generator=random) + torch.tensor([0.0, -60.0, -300.0, -torch.inf])
+    row, column = LogSum(5, logits), LogSum(4, logits)
+    for start in (0, 3):
+        rows = slice(start, min(start + 3, 5))
+        add_tile(row, rows, column, slice(0, 4), logits[rows].clone())
+    wanted = torch.logsumexp(logits.double(), 0)
+    assert torch.allclose(column.value().double(), wanted, rtol=1e-6)
+    assert torch.allclose(row.value().double(), torch.logsumexp(logits.double(), 1), rtol=1e-6)
+    peak = column.peak.masked_fill(column.total == 0, torch.inf)
+    factors = 1 / column.total.masked_fill(column.total == 0, 1.0)
+    found = tile_gradient(logits.clone(), (row.peak, 0 * row.total), (peak, factors))
+    assert torch.allclose(found.double(), (logits.double() - wanted.nan_to_num(neginf=0.0)).exp(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", [*POLICIES.values(), Policy(math.nan), Policy(0.5, own=0.0)])
+def test_blocks_and_exceptions_of_targets_say_what_every_pair_is_worth(policy: Policy) -> None:
+    to = example(6, (9,)).targets
+    wanted = torch.tensor(reference.matrix(to, policy), dtype=torch.float64)
+    rows, columns = slice(2, 7), slice(3, len(wanted[0]))
+    like = torch.zeros((), dtype=torch.float64)
+    block = to.block(rows, columns, policy, like)
+    assert torch.equal(block.nan_to_num(nan=-1), wanted[rows, columns].nan_to_num(nan=-1))
+    i, j, value = to.exceptions(rows, columns, policy, like)
+    sparse = torch.zeros_like(block)
+    sparse[i, j] = value
+    assert torch.equal(sparse.nan_to_num(nan=-1), block.nan_to_num(nan=-1))
+    assert (value != 0).all()
 
 
 @pytest.mark.parametrize("kind", list(OBJECTIVES))
