@@ -2,11 +2,13 @@
 
 Factors are found, not declared: keys of the resolved configs that differ. Keys that split the runs in the same way are
 one factor; a subtree in which a ``_target_`` differs (an objective, a sampler) is one factor as a whole; seeds and
-folds are repetitions, never factors.
+folds are repetitions, never factors. Where arms are repeated on several data sets, each data set is a cohort of its
+own: arms are compared within it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from core.types import UserError
 
 # where a run writes and how it is watched does not change what it finds
 _IGNORED = ("output", "hydra", "logger", "resume", "debug", "dry_run", "allow_failures", "runs", "out", "loggers")
+_DATA = ("manifest", "manifest_options", "data.phantom", "data.split", "data.name", "data.label", "data.resolution")
 _FOLD = "data.split.fold"
 _SEEDS = ("seed", "data.split.seed")
 
@@ -29,7 +32,7 @@ class Run:
     """A run that ended: its folder, flattened config and results."""
 
     path: Path
-    config: Mapping[str, Any]  # dotted key -> value
+    config: Mapping[str, Any]  # dotted key -> value, after the choices of config groups (``objective: infonce``)
     results: Results
 
     @property
@@ -43,6 +46,7 @@ class Arm:
     """Runs that differ in seed and fold alone."""
 
     label: str
+    cohort: str  # the data set, where there are several
     levels: Mapping[str, str]  # factor -> level
     runs: tuple[Run, ...]
 
@@ -88,8 +92,6 @@ def find_runs(folders: Sequence[str | Path]) -> tuple[list[Run], list[Path]]:
     Raises:
         UserError: a folder does not exist, or none of them holds a run with results.
     """
-    from omegaconf import OmegaConf
-
     configs: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
@@ -102,8 +104,7 @@ def find_runs(folders: Sequence[str | Path]) -> tuple[list[Run], list[Path]]:
         if not (folder / "summary.json").is_file():
             unfinished.append(folder)
             continue
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        runs.append(Run(folder, _flatten(config), read_results(folder)))
+        runs.append(Run(folder, _config(path), read_results(folder)))
     if not runs:
         raise UserError(
             f"no run with results below {', '.join(map(str, folders))}", "runs", "give the folder of runs that ended"
@@ -116,39 +117,50 @@ def find_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
 
     A factor that only names what the others say together (``arm: group_metric_shuffled``) labels the arms.
     """
-    levels = _factors(runs)
+    data = _factors(runs, of_data=True)
+    cohorts = [", ".join(_said(key, level) for key, level in zip(data, row, strict=True)) for row in _rows(runs, data)]
+    levels = _factors(runs, of_data=False)
+    if data and not levels:  # runs that differ in their data alone are arms: a moved copy can be paired, others not
+        levels, cohorts = data, [""] * len(runs)
     naming = [name for name, values in levels.items() if len(levels) > 2 and _names_all(name, values, levels)]
     factors = [name for name in levels if name not in naming]
-    grouped: dict[tuple[str, ...], list[int]] = {}
-    for index in range(len(runs)):
-        grouped.setdefault(tuple(levels[name][index] for name in factors), []).append(index)
+    kept = {name: levels[name] for name in factors}
+    grouped: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for index, combination in enumerate(_rows(runs, kept)):
+        grouped.setdefault((cohorts[index], combination), []).append(index)
     arms = []
-    for combination, members in grouped.items():
-        label = levels[naming[0]][members[0]] if naming else _label(dict(zip(factors, combination, strict=True)))
-        arms.append(Arm(label or "all runs", dict(zip(factors, combination, strict=True)), _pick(runs, members)))
+    for (cohort, combination), members in grouped.items():
+        chosen = dict(zip(factors, combination, strict=True))
+        label = levels[naming[0]][members[0]] if naming else _label(chosen)
+        arms.append(Arm(label or "all runs", cohort, chosen, tuple(runs[index] for index in members)))
     return arms, factors
 
 
+def _rows(runs: Sequence[Run], levels: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """Levels of each run."""
+    return [tuple(values[index] for values in levels.values()) for index in range(len(runs))]
+
+
+def _said(factor: str, level: str) -> str:
+    return f"{factor.rpartition('.')[2]}={level}"
+
+
 def _label(levels: Mapping[str, str]) -> str:
-    """A whole subtree is named by its targets, a single key by ``key=value``; what is absent goes without saying."""
+    """A whole subtree is named by its level, a single key by ``key=value``; what is absent goes without saying."""
     said = [
-        level if "." not in factor else f"{factor.rpartition('.')[2]}={level}"
+        level if "." not in factor else _said(factor, level)
         for factor, level in levels.items()
         if level not in ("none", "-")
     ]
     return ", ".join(said) or ", ".join(f"{factor}={level}" for factor, level in levels.items())
 
 
-def _pick(runs: Sequence[Run], members: Sequence[int]) -> tuple[Run, ...]:
-    return tuple(runs[index] for index in members)
-
-
-def _factors(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Level of each run by factor, in the order of the config."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+def _factors(runs: Sequence[Run], of_data: bool) -> dict[str, list[str]]:
+    """Level of each run by factor, in the order of the config; either of the data or of the method."""
     differing = {}
-    for key in keys:
-        if key == _FOLD or key.split(".")[0] in _IGNORED:
+    for key in dict.fromkeys(key for run in runs for key in run.config):
+        about_data = any(key == prefix or key.startswith(f"{prefix}.") for prefix in _DATA)
+        if key == _FOLD or key.split(".")[0] in _IGNORED or about_data != of_data:
             continue
         values = [_canonical(key, run.config.get(key)) for run in runs]
         if len(set(values)) > 1:
@@ -168,11 +180,12 @@ def _factors(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def _labels(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """Short names that still tell the levels apart: the targets' if they do, otherwise all differing values."""
+    """Short names that still tell the levels apart: what was chosen, else the targets, else all differing values."""
     joint = list(zip(*columns.values(), strict=True))
+    choices = [values for key, values in columns.items() if "." not in key and "-" not in values]
     targets = [values for key, values in columns.items() if key.endswith("_target_")]
-    short = list(zip(*targets, strict=True)) if targets else joint
-    chosen = short if len(set(short)) == len(set(joint)) else joint
+    names = [list(zip(*short, strict=True)) for short in (choices, targets) if short]
+    chosen = next((short for short in names if len(set(short)) == len(set(joint))), joint)
     return [" ".join(dict.fromkeys(value for value in values if value != "-")) or "-" for values in chosen]
 
 
@@ -189,6 +202,22 @@ def _canonical(key: str, value: Any) -> str:
     if value is None:
         return "-"
     return str(value).rpartition(".")[2] if last == "_target_" else str(value)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Choices made on the command line, then the resolved config; of an evaluation, those of the run it evaluated."""
+    from omegaconf import OmegaConf
+
+    flat = _flatten(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+    state = path.parent / "status.json"
+    said = json.loads(state.read_text(encoding="utf-8")).get("overrides", []) if state.is_file() else []
+    words = dict(text.lstrip("+").split("=", 1) for text in said if "=" in text and not text.startswith("~"))
+    leaves = set(flat) | {"experiment"}
+    choices = {key: value for key, value in words.items() if key not in leaves and "@" not in key}
+    trained = flat.pop("run", None)
+    if trained and (Path(trained) / "config.yaml").is_file():
+        return {**_config(Path(trained) / "config.yaml"), **flat}
+    return {**choices, **flat}
 
 
 def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -22,8 +22,12 @@ _CONTROLS = ("resnet18", "floor_")
 class Comparison:
     """What ``compare`` prints and writes."""
 
-    values: pd.DataFrame  # metric, better, arm, value, low, high, seeds, smallest, largest, n, units, unit, controls
-    differences: pd.DataFrame  # metric, factor, level, against, averaged_over, difference, low, high, detectable, ...
+    values: (
+        pd.DataFrame
+    )  # cohort, metric, better, arm, value, low, high, seeds, smallest, largest, n, units, unit, controls
+    differences: (
+        pd.DataFrame
+    )  # cohort, metric, factor, level, against, averaged_over, difference, low, high, detectable, ...
     factors: tuple[str, ...]
     arms: tuple[str, ...]
     notes: tuple[str, ...]  # what could not be compared, and why
@@ -35,15 +39,37 @@ def compare(
     """Compares arms metric by metric.
 
     A factor's difference is between two of its levels, with all other factors equal, averaged over those other
-    factors; beside it stands each arm against the baseline arm. Runs are paired by seed and by item.
+    factors; beside it stands each arm against the baseline arm. Runs are paired by seed and by item, and each cohort
+    (data set) is compared by itself.
 
     Args:
-        baseline: label of an arm, or a level of the only factor; by default the arm of the first run.
+        baseline: label of an arm, or a level (``infonce`` or ``objective=infonce``); by default the first run's arm.
 
     Raises:
         UserError: no such baseline, no figure in common, or paired runs were evaluated on different items.
     """
-    reference = _baseline(arms, baseline)
+    values: list[dict[str, object]] = []
+    differences: list[dict[str, object]] = []
+    notes: list[str] = []
+    for cohort in dict.fromkeys(arm.cohort for arm in arms):
+        mine = [arm for arm in arms if arm.cohort == cohort]
+        found, differing, said = _compare(mine, factors, _baseline(mine, baseline), draws, seed)
+        values += [{"cohort": cohort, **row} for row in found]
+        differences += [{"cohort": cohort, **row} for row in differing]
+        notes += said
+    return Comparison(
+        pd.DataFrame(values),
+        pd.DataFrame(differences),
+        tuple(factors),
+        tuple(dict.fromkeys(arm.label for arm in arms)),
+        tuple(dict.fromkeys(notes)),
+    )
+
+
+def _compare(
+    arms: Sequence[Arm], factors: Sequence[str], reference: int, draws: int, seed: int
+) -> tuple[list[dict[str, object]], list[dict[str, object]], list[str]]:
+    """Values, differences and notes of the arms of one cohort."""
     shared = arms[0].metrics()
     shared = {name: metric for name, metric in shared.items() if all(name in arm.metrics() for arm in arms)}
     if not shared:
@@ -57,25 +83,17 @@ def compare(
         every = np.unique(np.concatenate([t["unit"].astype(str) for of_arm in tables for t in of_arm.values()]))
         for metric in (m for name, m in shared.items() if name.partition("/")[0] == evaluation):
             drawn = [_draw(metric, of_arm, every, draws, seed) for of_arm in tables]
-            values += [
-                _value_row(metric, arm, d, tables[i], seed) for i, (arm, d) in enumerate(zip(arms, drawn, strict=True))
-            ]
+            for arm, of_arm, table in zip(arms, drawn, tables, strict=True):
+                values.append(_value_row(metric, arm, of_arm, table, seed))
             for factor, level, against, pairs in _contrasts(arms, factors, reference):
                 seeds = _common(tables, pairs)
                 if not seeds:
                     notes.append(f"{level} and {against} have no seed in common")
                     continue
-                paired = average(
-                    [_take(drawn[a], tables[a], seeds) - _take(drawn[b], tables[b], seeds) for a, b in pairs]
-                )
+                sides = [(_take(drawn[a], tables[a], seeds), _take(drawn[b], tables[b], seeds)) for a, b in pairs]
+                paired = average([one - other for one, other in sides])
                 differences.append(_difference_row(metric, factor, level, against, len(pairs), paired, seed))
-    return Comparison(
-        pd.DataFrame(values),
-        pd.DataFrame(differences),
-        tuple(factors),
-        tuple(arm.label for arm in arms),
-        tuple(dict.fromkeys(notes)),
-    )
+    return values, differences, notes
 
 
 def _baseline(arms: Sequence[Arm], wanted: str | None) -> int:

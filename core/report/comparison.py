@@ -63,7 +63,7 @@ def latex(comparison: Comparison) -> str:
     lines += ["figure & arm & mean & 95\\,\\% interval \\\\", "\\midrule"]
     for row in comparison.values.to_dict("records"):
         interval = _interval(row["low"], row["high"])
-        lines.append(f"{_escape(row['metric'])} & {_escape(row['arm'])} & {row['value']:.3f} & {interval} \\\\")
+        lines.append(f"{_escape(_figure(row))} & {_escape(row['arm'])} & {row['value']:.3f} & {interval} \\\\")
     lines += ["\\bottomrule", "\\end{tabular}", ""]
     if len(comparison.differences):
         lines += ["\\begin{tabular}{lllrlr}", "\\toprule"]
@@ -71,7 +71,7 @@ def latex(comparison: Comparison) -> str:
         for row in comparison.differences.to_dict("records"):
             value = f"{row['difference']:+.3f}"
             shown = value if row["verdict"] == "undecided" else f"\\textbf{{{value}}}"
-            cells = [_escape(row["metric"]), _escape(row["level"]), _escape(row["against"]), shown]
+            cells = [_escape(_figure(row)), _escape(row["level"]), _escape(row["against"]), shown]
             cells += [_interval(row["low"], row["high"]), _number(row["smallest_detectable"])]
             lines.append(" & ".join(cells) + " \\\\")
         lines += ["\\bottomrule", "\\end{tabular}", ""]
@@ -82,11 +82,12 @@ def _sections(differences: pd.DataFrame) -> list[dict[str, Any]]:
     if not len(differences):
         return []
     sections = []
-    for (factor, level, against), rows in differences.groupby(["factor", "level", "against"], sort=False):
+    contrast = ["cohort", "factor", "level", "against"]
+    for (cohort, factor, level, against), rows in differences.groupby(contrast, sort=False):
         pairs = int(rows["averaged_over"].iloc[0])
         sections.append(
             {
-                "title": f"{factor}: {level} against {against}",
+                "title": f"{cohort}, {factor}: {level} against {against}".removeprefix(", "),
                 "remark": f"averaged over {pairs} pairs of arms that differ in nothing else" if pairs > 1 else "",
                 "rows": [
                     {
@@ -107,9 +108,14 @@ def _sections(differences: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _values(values: pd.DataFrame) -> list[dict[str, Any]]:
     tables = []
-    for metric, rows in values.groupby("metric", sort=False):
+    for (cohort, metric), rows in values.groupby(["cohort", "metric"], sort=False):
         bounded = not str(metric).endswith(("distance_of_errors", "rank"))
-        tables.append({"title": metric, "rows": [_value(row, bounded) for row in rows.to_dict("records")]})
+        tables.append(
+            {
+                "title": f"{cohort}, {metric}".removeprefix(", "),
+                "rows": [_value(row, bounded) for row in rows.to_dict("records")],
+            }
+        )
     return tables
 
 
@@ -127,6 +133,10 @@ def _value(row: Mapping[Any, Any], bounded: bool) -> dict[str, Any]:
 def _subtitle(comparison: Comparison) -> str:
     factors = ", ".join(comparison.factors) or "nothing but seeds"
     return f"factors: {factors} · {int(comparison.values['seeds'].max())} seeds"
+
+
+def _figure(row: Mapping[Any, Any]) -> str:
+    return f"{row['cohort']}, {row['metric']}" if row["cohort"] else str(row["metric"])
 
 
 def _interval(low: float, high: float) -> str:

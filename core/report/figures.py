@@ -126,7 +126,7 @@ def differences(rows: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
     """Paired differences with their intervals around zero, in the order given; those that exclude it are in colour.
 
     Args:
-        rows: columns metric, factor, level, against, difference, low, high, verdict.
+        rows: columns cohort, metric, factor, level, against, difference, low, high, verdict.
     """
     with _style():
         plot, axes = _plot(8.6, 0.3 * len(rows) + 0.9)
@@ -139,7 +139,8 @@ def differences(rows: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
         names = []
         for row in rows.to_dict("records"):
             levels = f"{_key(row['factor'])}{_short(row['level'])} − {_short(row['against'])}"
-            names.append(f"{levels}:  {str(row['metric']).replace('_', ' ')}")
+            cohort = f"{row['cohort']}, " if row["cohort"] else ""
+            names.append(f"{cohort}{levels}:  {str(row['metric']).replace('_', ' ')}")
         axes.set_yticks(range(len(rows)), names, fontsize=8)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)

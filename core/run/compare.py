@@ -43,19 +43,22 @@ def run(cfg: DictConfig, folder: Path) -> int:
 def show(result: Comparison, console: Console) -> None:
     """Prints a value per figure and arm, then the paired differences, one block a pair of levels."""
     letters = dict(zip(result.arms, _letters(), strict=False))
-    values = Table("figure", *letters.values(), title="mean over seeds", title_justify="left")
-    for metric, rows in result.values.groupby("metric", sort=False):
-        by_arm = {row["arm"]: f"{row['value']:.3f}" for row in rows.to_dict("records")}
-        values.add_row(str(metric), *(by_arm[arm] for arm in result.arms))
     for arm, letter in letters.items():
         console.print(f"{letter}: {arm}", markup=False, soft_wrap=True)
-    console.print(values)
+    for cohort, table in result.values.groupby("cohort", sort=False):
+        values = Table("figure", *letters.values(), title=f"mean over seeds {cohort}".strip(), title_justify="left")
+        for metric, rows in table.groupby("metric", sort=False):
+            by_arm = {row["arm"]: f"{row['value']:.3f}" for row in rows.to_dict("records")}
+            values.add_row(str(metric), *(by_arm.get(arm, "-") for arm in result.arms))
+        console.print(values)
     if not len(result.differences):
-        console.print("the runs differ in nothing but seeds and folds: no differences")
+        console.print("the runs differ in nothing but seeds, folds and data: no differences")
     else:
         console.print("Paired differences over seeds and items; nothing is claimed unless the interval excludes zero.")
-        for (factor, level, against), rows in result.differences.groupby(["factor", "level", "against"], sort=False):
-            heading = f"\n{factor}: {letters.get(str(level), level)} against {letters.get(str(against), against)}"
+        contrast = ["cohort", "factor", "level", "against"]
+        for (of_cohort, factor, level, against), rows in result.differences.groupby(contrast, sort=False):
+            of = f"{of_cohort}, {factor}".removeprefix(", ")
+            heading = f"\n{of}: {letters.get(str(level), level)} against {letters.get(str(against), against)}"
             console.print(heading, markup=False, style="bold", soft_wrap=True)
             console.print(_block(rows.to_dict("records")))
     for note in result.notes:

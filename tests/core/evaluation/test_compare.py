@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,42 @@ def test_the_claim_is_read_out_of_a_multirun(tmp_path: Path) -> None:
     against = [r for r in rows if r[0] == "arm"]
     assert len(against) == 5
     assert {r[2] for r in against} == {"UniformSampler, SoftmaxContrastive diagonal"}
+
+
+def test_each_cohort_is_compared_by_itself(tmp_path: Path) -> None:
+    """The objective helps on the linked cohort and harms on the other: an average over both would hide it."""
+    for linked, helps in ((True, 0.8), (False, 0.4)):
+        for objective, accuracy in ((INFONCE, 0.6), (METRIC, helps)):
+            for seed in SEEDS:
+                config = {"data": {"phantom": {"linked": linked}}, "objective": objective}
+                folder = tmp_path / f"{linked}{accuracy}{seed}"
+                made_run(folder, seed=seed, accuracy=accuracy, config=config, prefix=f"{linked}")
+    arms, factors = find_arms(find_runs([tmp_path])[0])
+    assert factors == ["objective"]
+    result = compare(arms, factors, "SoftmaxContrastive diagonal")
+    rows = result.differences.query("metric == 'zero_shot/leaf_accuracy'")
+    assert dict(zip(rows["cohort"], rows["verdict"], strict=True)) == {"linked=True": "better", "linked=False": "worse"}
+
+
+def test_arms_are_named_by_what_was_chosen_on_the_command_line(tmp_path: Path) -> None:
+    for name, (sampler, objective) in {"a": (UNIFORM, INFONCE), "b": (GROUPS, METRIC)}.items():
+        for seed in (0, 1):
+            folder = made_run(tmp_path / f"{name}{seed}", seed=seed, accuracy=0.6, config=arm(sampler, objective))
+            said = [f"arm=arm_{name}", f"seed={seed}", "experiment=claim"]
+            (folder / "status.json").write_text(json.dumps({"overrides": said}))
+    arms, factors = find_arms(find_runs([tmp_path])[0])
+    assert factors == ["arm"]
+    assert [one.label for one in arms] == ["arm_a", "arm_b"]
+
+
+def test_an_evaluation_belongs_to_the_arm_of_the_run_it_evaluated(tmp_path: Path) -> None:
+    for name, rate in (("a", 0.1), ("b", 0.2)):
+        trained = made_run(tmp_path / "trained" / name, seed=3, accuracy=0.6, config={"optimiser": {"lr": rate}})
+        folder = made_run(tmp_path / "evaluated" / name, seed=3, accuracy=0.6)
+        OmegaConf.save({"run": str(trained), "evaluation": {"rare_share": 0.1}}, folder / "config.yaml")
+    arms, factors = find_arms(find_runs([tmp_path / "evaluated"])[0])
+    assert factors == ["optimiser.lr"]
+    assert [one.replicates for one in arms] == [("3/None",), ("3/None",)]
 
 
 def test_a_difference_is_that_of_the_means_over_seeds(tmp_path: Path) -> None:

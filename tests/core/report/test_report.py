@@ -36,16 +36,22 @@ def _run(folder: Path, sharing: str = "open") -> Path:
     return write_report(folder)
 
 
-def test_it_needs_no_network_and_no_other_file(tmp_path: Path) -> None:
-    page = _run(tmp_path).read_text()
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of an open run."""
+    return _run(tmp_path_factory.mktemp("run"))
+
+
+def test_it_needs_no_network_and_no_other_file(report: Path) -> None:
+    page = report.read_text()
     links = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\')\s>]+)', page)
     assert links
     assert all(link.startswith(("data:", "#")) for link in links)
     assert "<script" not in page
 
 
-def test_it_shows_what_a_run_left(tmp_path: Path) -> None:
-    page = _run(tmp_path).read_text()
+def test_it_shows_what_a_run_left(report: Path) -> None:
+    page = report.read_text()
     for heading in ("Made run", "What data", "Figures", "Confusion", "Retrievals", "Map", "Training", "Inputs"):
         assert f">{heading}<" in page, heading
     assert "synthetic data" in page
@@ -55,18 +61,18 @@ def test_it_shows_what_a_run_left(tmp_path: Path) -> None:
     assert "rank 20" in page
 
 
-def test_figures_are_kept_as_pdf_with_their_numbers(tmp_path: Path) -> None:
-    _run(tmp_path)
-    names = {path.stem for path in (tmp_path / "figures").glob("*.pdf")}
+def test_figures_are_kept_as_pdf_with_their_numbers(report: Path) -> None:
+    folder = report.parent / "figures"
+    names = {path.stem for path in folder.glob("*.pdf")}
     assert names == {"loss", "learning_rate", "logit_scale", "intervals", "confusion"}
-    assert names == {path.stem for path in (tmp_path / "figures").glob("*.csv")}
-    assert (tmp_path / "figures" / "loss.csv").read_text().splitlines()[1] == "10,3.0"
-    assert (tmp_path / "figures" / "loss.pdf").read_bytes().startswith(b"%PDF")
+    assert names == {path.stem for path in folder.glob("*.csv")}
+    assert (folder / "loss.csv").read_text().splitlines()[1] == "10,3.0"
+    assert (folder / "loss.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_equal_runs_give_equal_pages(tmp_path: Path) -> None:
-    first = _run(tmp_path / "run").read_bytes()
-    assert write_report(tmp_path / "run").read_bytes() == first
+def test_writing_it_again_gives_the_same_page(report: Path) -> None:
+    first = report.read_bytes()
+    assert write_report(report.parent).read_bytes() == first
 
 
 def test_restricted_data_leave_no_name_text_image_or_path(tmp_path: Path) -> None:
