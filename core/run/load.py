@@ -41,7 +41,7 @@ class Model:
     @property
     def scale(self) -> float:
         """What cosines are multiplied with before a softmax."""
-        return float(self.encoder.logit_scale.exp())
+        return float(self.encoder.logit_scale.detach().exp())
 
     def embed_images(self, images: np.ndarray | Sequence[str | Path], batch_size: int = 128) -> np.ndarray:
         """Unit vectors, float32 [N, D].
@@ -155,7 +155,9 @@ def load_model(folder: str | Path) -> DualEncoder:
     if not path.is_file():
         raise UserError(f"the run '{folder}' has no {WEIGHTS}", todo="it did not end: go on with resume=<that folder>")
     # the weights that training began with are not needed: those it ended with replace them
-    model: DualEncoder = instantiate({**OmegaConf.to_container(load_config(folder).model, resolve=True), "weights": None})  # type: ignore[dict-item]
+    model: DualEncoder = instantiate(
+        {**OmegaConf.to_container(load_config(folder).model, resolve=True), "weights": None}
+    )  # type: ignore[dict-item]
     load_trained(model, path)
     model.eval()
     return model
