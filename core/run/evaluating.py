@@ -20,6 +20,7 @@ from core.evaluation.prompts import Prompts, encode_prompts
 from core.evaluation.retrieval import retrieval
 from core.evaluation.zero_shot import zero_shot
 from core.models.dual_encoder import DualEncoder
+from core.run.external import evaluate_external
 from core.run.inputs import Inputs
 from core.types import Evaluation
 
@@ -130,7 +131,10 @@ def _by_class(
     beside: Controls = controls
     shot = zero_shot(test.embeddings, prompts.weights(), y_test, classes, cohort, beside, scale, prompts)
     probed = probe(train.features, y_train, test.features, y_test, classes, cohort, beside)
-    return [shot, probed, *done]
+    further = []
+    if cfg.data.external:
+        further = evaluate_external(cfg, model, prompts, classes, train.features, y_train)
+    return [shot, probed, *done, *further]
 
 
 def _cohort(cfg: DictConfig, inputs: Inputs, rows: np.ndarray) -> Cohort:

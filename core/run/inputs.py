@@ -58,8 +58,7 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
         UserError: anything in manifest, splits or graph that would stop or invalidate the run.
     """
     path, knowledge_path = _sources(cfg)
-    options = OmegaConf.to_container(cfg.manifest_options, resolve=True) if cfg.manifest else {}
-    manifest = Manifest.read(path, ManifestOptions(**options))  # type: ignore[arg-type]
+    manifest = Manifest.read(path, manifest_options(cfg) if cfg.manifest else None)
     if cfg.data.captions.source == "caption":
         require(manifest, "caption")
     manifest = _split(cfg, manifest, folder)
@@ -83,6 +82,13 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
     sets = ConceptSets.intern(list(concepts.sets))
     relations = Relations(np.asarray(grouping.group), np.asarray(sets.set_id), RelationTable(seen, sets))
     return Inputs(manifest, tuple(findings), graph, concepts, relations, tuple(grouping.names), not cfg.manifest)
+
+
+def manifest_options(cfg: DictConfig) -> ManifestOptions:
+    """``manifest_options`` of a config; what is null there keeps its default."""
+    values = OmegaConf.to_container(cfg.manifest_options, resolve=True)
+    assert isinstance(values, dict)
+    return ManifestOptions(**{str(key): value for key, value in values.items() if value is not None})
 
 
 def make_data(cfg: DictConfig, inputs: Inputs, model: DualEncoder) -> PairsDataModule:

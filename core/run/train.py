@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from core.data.describe import describe
+from core.evaluation.pooled import pooled
 from core.models.dual_encoder import DualEncoder
 from core.run.evaluate import finish
 from core.run.inputs import make_data, read_inputs
@@ -55,3 +56,9 @@ def run(cfg: DictConfig, folder: Path) -> int:
         resume=last if cfg.resume and last.is_file() else None,
     )
     return finish(cfg, folder, inputs, data, model, fates)
+
+
+def after_sweep(folder: Path, cfg: DictConfig) -> None:
+    """Pools the folds of a cross-validation and prints the figures beside the stated floors."""
+    if cfg.data.split.folds:
+        pooled(folder)

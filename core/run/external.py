@@ -1,0 +1,111 @@
+"""A second labelled set that a run never trained on: does what it learned carry to another scanner, site or sensor?
+
+Both sets keep their own class names; a committed table says which of them mean the same (``set,label,shared``). A model
+is asked for the shared classes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from core.data.manifest import Manifest, ManifestOptions
+from core.data.tiles import TileSource
+from core.evaluation.classification import classification
+from core.evaluation.cohort import Classes, Cohort
+from core.evaluation.probe import fit_predict
+from core.evaluation.prompts import Prompts
+from core.evaluation.zero_shot import zero_shot
+from core.models.dual_encoder import DualEncoder
+from core.run.instantiate import instantiate
+from core.types import Evaluation, UserError
+
+
+def shared_classes(path: str | Path, labels: Sequence[str]) -> dict[str, str]:
+    """Shared class of each label of one set.
+
+    Raises:
+        UserError: the table has other columns, or no label of the set is in it.
+    """
+    table = pd.read_csv(path, dtype=str)
+    if list(table.columns) != ["set", "label", "shared"]:
+        raise UserError(f"columns are {list(table.columns)}, expected set, label and shared", str(path))
+    mapping = {label: shared for label, shared in zip(table["label"], table["shared"], strict=True) if label in labels}
+    if not mapping:
+        raise UserError(f"none of the labels {', '.join(labels[:5])} is in the table", str(path), "add them")
+    return mapping
+
+
+def evaluate_external(
+    cfg: DictConfig,
+    model: DualEncoder,
+    prompts: Prompts,
+    classes: Classes,
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+) -> list[Evaluation]:
+    """Zero-shot and the probe of the training set on ``data.external``, over the shared classes.
+
+    Args:
+        cfg: with ``data.external: {manifest, columns, resolution, classes}``.
+        model: trained.
+        prompts: of the training classes; those of a shared class are put together.
+        classes: of training.
+        train_features: [N, width] of the labelled training pictures.
+        train_labels: [N] int class.
+
+    Returns:
+        ``external_zero_shot`` and ``external_probe``. An item's id names the fold, because each fold's model is asked.
+    """
+    external = cfg.data.external
+    options = ManifestOptions(columns=OmegaConf.to_container(external.columns))  # type: ignore[arg-type]
+    manifest = Manifest.read(external.manifest, options)
+    theirs = shared_classes(external.classes, sorted(set(manifest.frame["label"].dropna())))
+    ours = shared_classes(external.classes, classes.names)
+    names = tuple(sorted(set(theirs.values()) & set(ours.values())))
+    manifest = manifest.with_frame(manifest.frame[manifest.frame["label"].map(theirs).isin(names)])
+    tiles = TileSource(manifest, instantiate(cfg.reader), model.geometry, resolution=external.resolution)
+    rows = tiles.decode_all(np.arange(len(manifest.frame)), progress=False)
+    images = np.stack([tiles.get(int(row)) for row in rows])
+    frame = manifest.frame.iloc[rows]
+    truth = np.array([names.index(theirs[label]) for label in frame["label"]], np.int64)
+    to_shared = np.array([names.index(ours[name]) if ours.get(name) in names else -1 for name in classes.names])
+    counts = np.bincount(to_shared[to_shared >= 0], classes.train_counts[to_shared >= 0], len(names)).astype(np.int64)
+    shared = Classes(names, counts, None, classes.rare_share)
+    mark = "" if cfg.data.split.fold is None else f"@fold{cfg.data.split.fold}"
+    ids = [f"{name}{mark}" for name in frame["id"]]
+    cohort = Cohort(ids, frame["group"].astype(str).tolist(), cfg.data.unit, "another scanner")
+    kept = to_shared[prompts.owner] >= 0
+    merged = Prompts(
+        names,
+        tuple(text for text, keep in zip(prompts.texts, kept, strict=True) if keep),
+        prompts.embeddings[kept],
+        to_shared[prompts.owner][kept],
+        prompts.name[kept],
+        prompts.template[kept],
+    )
+    embeddings, features = encode_images(model, images)
+    known = to_shared[train_labels] >= 0
+    probabilities = fit_predict(train_features[known], to_shared[train_labels][known], features, len(names))
+    scale = float(model.logit_scale.exp())
+    return [
+        zero_shot(embeddings, merged.weights(), truth, shared, cohort, scale=scale, name="external_zero_shot"),
+        classification("external_probe", probabilities, truth, shared, cohort),
+    ]
+
+
+def encode_images(model: DualEncoder, images: np.ndarray, batch: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [N, D] and features before the projection [N, width] of uint8 images [N, 3, s, s]."""
+    import torch
+
+    device = next(model.parameters()).device
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch):
+            pixels = torch.from_numpy(images[start : start + batch]).to(device)
+            parts.append((model.encode_images(pixels).cpu().numpy(), model.image_features(pixels).cpu().numpy()))
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
