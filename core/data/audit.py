@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from rich.progress import track
 
-from core.data.manifest import SPLITS, WINDOW, Manifest
+from core.data.columns import SPLITS, WINDOW
+from core.data.manifest import Manifest
 from core.types import UserError
 
 NAMED = 5  # examples in a sentence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -29,7 +28,8 @@ class CaptionChooser:
     the label is linked to a concept), ``both`` tosses a coin for each caption.
 
     Raises:
-        UserError: ``source`` is none of the three words; a row has nothing to choose from (when it is asked for).
+        UserError: ``source`` is none of the three words, or a template has an unknown field; when a caption is asked
+            for, the row has nothing to choose from.
     """
 
     source: Source
@@ -38,7 +38,7 @@ class CaptionChooser:
     seed: int
     concepts: Mapping[str, int | None] = field(default_factory=dict)  # label -> concept
     templates: Templates | None = None
-    patterns: Sequence[str] = ("{name}",)  # the templates' words, for labels that are linked to no concept
+    patterns: Sequence[str] = ("{name}",)  # the same templates, for labels that are linked to no concept
     per_image: int = 1
     word_dropout: float = 0.0  # chance that a word is left out
 
@@ -50,6 +50,11 @@ class CaptionChooser:
                 f"data.captions has per_image {self.per_image} and word_dropout {self.word_dropout}; "
                 "expected at least 1, and 0 to below 1"
             )
+        for text in self.patterns:
+            try:
+                text.format(name="", synonym="", chain="")
+            except (KeyError, ValueError, IndexError) as error:
+                raise UserError(f"the template '{text}' cannot be filled in", todo="use {name}") from error
 
     def counts(self, rows: np.ndarray) -> np.ndarray:
         """Number of captions of each row, [B] int64; does not depend on the step, so every rank knows it."""
@@ -78,9 +83,8 @@ class CaptionChooser:
         concept = self.concepts.get(label)
         if concept is not None and self.templates is not None:
             return self.templates.caption(concept, random)
-        # without a concept only the name can be filled in
-        usable = [text for text in self.patterns if _fields(text) <= {"name"}] or ["{name}"]
-        return usable[random.integers(len(usable))].format(name=words(label))
+        name = words(label)  # all that is known of a class without a concept
+        return self.patterns[int(random.integers(len(self.patterns)))].format(name=name, synonym=name, chain=name)
 
     def _drop(self, text: str, random: np.random.Generator) -> str:
         if not self.word_dropout:
@@ -93,7 +97,3 @@ class CaptionChooser:
 def words(label: str) -> str:
     """A class name as words: tumour_epithelium -> tumour epithelium."""
     return " ".join(label.replace("_", " ").split())
-
-
-def _fields(template: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core.data.captions import Source, words
-from core.data.manifest import Manifest, row_names
+from core.data.manifest import Manifest
+from core.data.table import row_names
 from core.types import UserError
 
 
@@ -93,9 +94,9 @@ def link_labels(labels: Sequence[str], linker: Linker) -> dict[str, int | None]:
 def _index(graph: Graph, name: str, manifest: Manifest, row: int) -> int:
     try:
         return graph.index(name)
-    except (KeyError, UserError) as error:
+    except UserError as error:
         raise UserError(
-            f"the graph has no concept '{name}'",
+            error.what,
             f"{manifest.path}, {row_names(manifest.path, [row])} (concepts)",
-            "correct the id, or add the graph that has it to knowledge.path",
+            error.todo or "correct the id, or add the graph that has it to knowledge.path",
         ) from error

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core.data.audit import Finding
+from core.data.columns import SPLITS
 from core.data.concepts import RowConcepts
-from core.data.manifest import SPLITS, Manifest
+from core.data.manifest import Manifest
 from core.types import Fate
 
 LARGEST = 8

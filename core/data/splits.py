@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from core.data.manifest import SPLITS
+from core.data.columns import SPLITS
 from core.files import atomic_write
 from core.types import UserError
 

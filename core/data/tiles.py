@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from core.data.manifest import Manifest, row_names
+from core.data.manifest import Manifest
+from core.data.table import row_names
 from core.raster.patch import cut
 from core.raster.reader import Raster, Reader
 from core.types import Fate, Geometry, UserError, Window

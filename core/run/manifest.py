@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.progress import track
 
 from core.data.audit import Finding, audit
-from core.data.manifest import Manifest, ManifestOptions, compile_pattern, read_table
+from core.data.columns import compile_pattern
+from core.data.manifest import Manifest, ManifestOptions
+from core.data.table import read_table
 from core.files import atomic_write
 from core.raster.listing import list_inputs
 from core.raster.reader import Reader

@@ -35,11 +35,14 @@ def test_several_captions_are_different_ones_and_counted_before_they_are_chosen(
 
 
 def test_a_linked_label_speaks_through_the_graph_and_an_unlinked_one_by_its_name() -> None:
-    patterns = ("an image of {name}", "{name}, a {parent}")
+    patterns = ("an image of {name}", "{synonym}: {chain}")
     chooser = CaptionChooser("label", CAPTIONS, LABELS, 1, {"ring": 7}, Chain(), patterns)
     assert chooser.choose(0, 2)[0].startswith("concept 7 #")
     assert len({chooser.choose(step, 2)[0] for step in range(20)}) > 5
-    assert {chooser.choose(step, 0)[0] for step in range(20)} == {"an image of clear cell"}
+    assert {chooser.choose(step, 0)[0] for step in range(20)} == {
+        "an image of clear cell",
+        "clear cell: clear cell",
+    }
 
 
 def test_both_mixes_and_falls_back_on_what_is_there() -> None:
@@ -63,5 +66,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         CaptionChooser("words", [], [], 0)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="per_image 0"):
         CaptionChooser("caption", [], [], 0, per_image=0)
+    with pytest.raises(UserError, match=r"template '\{parent\}'"):
+        CaptionChooser("label", [], [], 0, patterns=("{parent}",))
     with pytest.raises(UserError, match="no label"):
         CaptionChooser("label", CAPTIONS, LABELS, 0).choose(0, 1)

@@ -221,7 +221,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=6))
 def test_what_is_written_reads_back_the_same(rows: list[dict[str, object]]) -> None:
     with tempfile.TemporaryDirectory() as name:

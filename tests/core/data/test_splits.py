@@ -36,7 +36,7 @@ def frame_of(groups: list[int], labels: list[str | None] | None = None) -> pd.Da
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 15), st.sampled_from("abc")), min_size=12, max_size=60), st.integers(0, 5))
 def test_a_group_is_never_divided(rows: list[tuple[int, str]], seed: int) -> None:
     frame = frame_of([*range(4), *(group for group, _ in rows)], ["a"] * 4 + [label for _, label in rows])
