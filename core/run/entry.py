@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.run.errors import INTERRUPTED, OK, USER, report
+from core.run.errors import INTERRUPTED, OK, USER, explain, report
 from core.run.help import help_text
 from core.types import UserError
 
@@ -166,7 +166,7 @@ def _single(
         assert plain is not None
         base = job_part(plain)
         settle(base, package, verb, allow)
-        cfg = resumed_config(load(resumed), cfg, changed(cfg, base) + ["trivium.allow"])
+        cfg = resumed_config(load(resumed), cfg, [*changed(cfg, base), "trivium.allow"])
         folder = resumed
     else:
         leaves(cfg)  # every value that is missing or cannot be read is named before a folder is made
@@ -197,6 +197,7 @@ def _sweep(
     from core.run.compose import job_part
     from core.run.folder import create, link_latest, make_id
     from core.run.job import Job, settle
+    from core.run.status import write_state
 
     mine = job_part(cfg)
     settle(mine, package, verb, allow)
@@ -215,6 +216,9 @@ def _sweep(
         results = composer.sweep(overrides, folder.absolute(), job)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"Go on with resume='{folder}'") from error
+    except Exception as error:
+        write_state(folder, state="failed", exit_status=USER, error=str(explain(error) or error))
+        raise
     statuses = [int(result.return_value) for result in results]
     status = _summary(folder, statuses)
     module = importlib.import_module(f"core.run.{verb}")

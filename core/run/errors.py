@@ -13,14 +13,8 @@ from core.types import UserError
 OK, BUG, USER, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
 
 _DISK = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-}
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
+}  # fmt: skip
 
 
 def explain(error: BaseException) -> UserError | None:
@@ -62,7 +56,13 @@ def _explain_one(error: BaseException) -> UserError | None:
             f"cannot read '{given}': {text}",
             todo="put a value with special characters in quotes twice: 'key=\"a (b), c\"'",
         )
-    found = re.match(r"Could not find '([^']+)'", text)
+    ambiguous = re.match(r"Ambiguous value for argument '([^']+)'", text)
+    if ambiguous:
+        key, _, values = ambiguous.group(1).partition("=")
+        return UserError(
+            f"{key} has several values: {values}", todo=f"add -m to run each, or write a list: {key}=[...]"
+        )
+    found = re.search(r"Could not find '([^']+)'", text)
     if found:
         options = re.findall(r"^\s+(\S+)\s*$", str(error).partition("Config search path")[0], re.MULTILINE)
         group, _, choice = found.group(1).rpartition("/")

@@ -113,7 +113,9 @@ def write_config(folder: Path, cfg: DictConfig) -> None:
         except metadata.PackageNotFoundError:
             versions[name] = None
     with atomic_write(folder / VERSIONS) as temporary:
-        temporary.write_text(json.dumps({**versions, "command": sys.argv}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps({**versions, "command": sys.argv}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def is_begun(folder: Path) -> bool:

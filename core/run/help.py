@@ -1,4 +1,7 @@
-"""What ``--help`` prints: static text, so that it is there at once. A domain adds lines in ``<domain>/help/<verb>.txt``."""
+"""What ``--help`` prints: static text, so that it is there at once.
+
+A domain adds lines of its own in ``<domain>/help/<verb>.txt``.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,8 @@ VERBS = {
         "report.html (open it in a browser), summary.json, items.parquet, metrics.csv, figures/, model.safetensors",
     ),
     "evaluate": Help(
-        "Evaluates a trained run: zero-shot, retrieval and linear probe, each beside its controls, with 95 % intervals.\n"
-        "On the run's own test split, or on another table as a test set of its own.",
+        "Evaluates a trained run: zero-shot, retrieval and linear probe, each beside its controls, with 95 %\n"
+        "intervals. On the run's own test split, or on another table as a test set of its own.",
         (_RUN, ("manifest=FILE", "another test set; by default the run's own test split"), _COLUMNS),
         (
             ("run=latest", "the newest run again"),
@@ -61,8 +64,8 @@ VERBS = {
         "report.html, summary.json, items.parquet, figures/",
     ),
     "predict": Help(
-        "Asks text prompts of every tile of a slide. Gives a probability map as a picture with a scale bar, and areas for\n"
-        "the viewer of the domain.",
+        "Asks text prompts of every tile of a slide. Gives a probability map as a picture with a scale bar, and areas\n"
+        "for the viewer of the domain.",
         (
             _RUN,
             _INPUT,
@@ -79,8 +82,8 @@ VERBS = {
         "maps/, tiles/, predictions.csv, prompts.json, status.csv (the fate of every file)",
     ),
     "tile": Help(
-        "Finds the content of slides, lays a grid of tiles of known physical size over it and reads each tile once. Says of\n"
-        "every file of a folder whether it can be used and, if not, why.",
+        "Finds the content of slides, lays a grid of tiles of known physical size over it and reads each tile once. Says\n"
+        "of every file of a folder whether it can be used and, if not, why.",
         (
             _INPUT,
             _TABLE,
@@ -103,17 +106,18 @@ VERBS = {
             ("knowledge.path=FILE", "OBO, OBO-graph JSON or CSV, also gzipped; [A, B] merges several"),
             ("knowledge.prefix=CL", "keeps the terms of one ontology, without those it imports"),
             ("knowledge.aliases=FILE", "CSV text,concept that overrides how captions are linked"),
+            ("query=TEXT", "an id or a name to look at, or a text in which concepts are marked"),
             ("manifest=FILE", "links the captions of a table and shows how many of them have a concept"),
         ),
         (
             ("knowledge.path=doid.obo.gz", "counts and findings"),
             ("knowledge.path=[cl.obo, uberon.obo] manifest=pairs.csv", "do my captions link to them?"),
         ),
-        "status.csv and what is printed",
+        "findings.csv and status.csv",
     ),
     "manifest": Help(
-        "Makes a manifest (the table every other verb reads) out of a folder of pictures, or checks one. Lists what does\n"
-        "not match and looks for leaks between splits, duplicates and rare classes.",
+        "Makes a manifest (the table every other verb reads) out of a folder of pictures, or checks one. Lists what\n"
+        "does not match and looks for leaks between splits, duplicates and rare classes.",
         (
             ("input=FOLDER", "a folder to scan"),
             ("manifest=FILE", "or a table to check"),
@@ -129,8 +133,8 @@ VERBS = {
         "manifest.csv, unmatched.csv, audit.json, status.csv",
     ),
     "compare": Help(
-        "Compares trained runs, paired by seed and by item, factor by factor, with 95 % intervals. Nothing is called better\n"
-        "unless the interval excludes zero.",
+        "Compares trained runs, paired by seed and by item, factor by factor, with 95 % intervals. Nothing is called\n"
+        "better unless the interval excludes zero.",
         (
             ("runs=FOLDER", "the folder of a sweep; [A, B] names several runs or folders of runs"),
             ("compare.baseline=NAME", "the arm the others are compared with; by default that of the first run"),

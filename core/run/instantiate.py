@@ -17,8 +17,8 @@ _SPECIAL = ("_target_", "_partial_", "_args_", "_convert_")
 def instantiate(cfg: Any, **kwargs: Any) -> Any:
     """Builds what a config describes, inner parts first; plain lists and dicts stay plain.
 
-    ``_partial_: true`` gives the callable with its arguments bound, ``_args_`` are positional. (Hydra's ``_convert_`` is
-    read and ignored: everything is converted.)
+    ``_partial_: true`` gives the callable with its arguments bound, ``_args_`` are positional. Hydra's ``_convert_`` is
+    ignored: everything is converted.
 
     Args:
         cfg: a config node, a plain container, or None (gives None).
