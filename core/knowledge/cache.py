@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from core.files import atomic_write
 from core.knowledge.csr import Csr
 from core.knowledge.graph import KnowledgeGraph, Retired
 from core.types import UserError
+
+log = logging.getLogger(__name__)
 
 SCHEMA = "trivium graph 1"  # change it with what is compiled or how it is stored: old caches are then not found
 _END = "\0"  # no ontology holds it; splitting at it is much faster than slicing by offsets
@@ -51,7 +53,10 @@ def read_cache(path: Path) -> KnowledgeGraph | None:
             tables = {n: Csr(arrays[f"{n}.indptr"], arrays[f"{n}.indices"]) for n in ("parents", "ancestors")}
             graph = KnowledgeGraph(**flat, **nested, **tables, retired=retired)  # type: ignore[arg-type]
             (known,) = _get(arrays, "hash")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # damage raises anything; whatever it is, compiling again is the cure
+        log.warning("the cached graph %s is damaged and made again: %s", path, error)
         return None
     graph.__dict__["hash"] = known  # the cached property: hashing again would double the time of a load
     return graph

@@ -45,7 +45,7 @@ def compile_graph(files: Iterable[Iterable[Term]], prefix: str | None = None, wh
         ancestors=Csr.of(closure),
         alternatives=tuple(sorted({(other, term.id) for term in live for other in term.alt_ids})),
         retired=tuple(Retired(term.id, term.name, term.replaced_by) for term in mine if term.obsolete),
-        dangling=tuple((term.id, parent) for term in live for parent in sorted(set(term.parents) - index.keys())),
+        dangling=tuple((term.id, parent) for term in live for parent in sorted(term.parents) if parent not in index),
         unnamed=tuple(term.id for term in mine if not term.obsolete and not term.name),
     )
 

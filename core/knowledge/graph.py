@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -205,8 +205,3 @@ class KnowledgeGraph:
 
 def _where(mask: npt.NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.flatnonzero(mask))
-
-
-def named(graph: KnowledgeGraph, concepts: Iterable[int]) -> list[str]:
-    """``id name`` of some concepts, for people."""
-    return [f"{graph.ids[i]} {graph.names[i]}" for i in concepts]

@@ -116,7 +116,7 @@ def _kind(path: Path) -> str:
 
 def _terms(path: Path, content: bytes) -> list[Term]:
     """Terms of one file, by its suffix."""
-    from core.knowledge.obo import STANZA, read_obo
+    from core.knowledge.obo import read_obo
     from core.knowledge.obo_json import read_obo_json
     from core.knowledge.table import read_table
 
@@ -127,8 +127,6 @@ def _terms(path: Path, content: bytes) -> list[Term]:
         raise UserError(f"'{path}' is not a graph of a known format", todo=todo)
     try:
         text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8-sig")
-        if reader is read_obo and STANZA not in text:
-            raise ValueError(f"it has no {STANZA} stanza")
         terms = reader(text)
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zlib.error) as error:
         reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError | TypeError) else str(error)

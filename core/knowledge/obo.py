@@ -9,10 +9,11 @@ import obonet
 
 from core.knowledge.terms import SCOPES, Scope, Term
 
-STANZA = "[Term]"
 # the clauses a graph is made of; the others are not even parsed, so that none of them can break the reading
 _CLAUSES = ("id", "name", "def", "synonym", "is_a", "alt_id", "replaced_by", "is_obsolete")
 _WANTED = tuple(f"{clause}:" for clause in _CLAUSES)
+_TERM = re.compile(r"^\[Term\]", re.MULTILINE)
+_MARK = "namespace"
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"?')
 _SCOPE = re.compile(r"\s*(" + "|".join(SCOPES) + r")\b")
 _ESCAPE = re.compile(r"\\(.)")
@@ -23,14 +24,17 @@ def read_obo(text: str) -> list[Term]:
     """Terms of an OBO document, live and obsolete, in the order of the file.
 
     Raises:
-        ValueError: a line is not ``tag: value``.
+        ValueError: there is no ``[Term]``, or a line is not ``tag: value``.
     """
-    graph = obonet.read_obo(io.StringIO(_prepare(text)), ignore_obsolete=False)
+    first = _TERM.search(text)
+    if first is None:
+        raise ValueError("it has no [Term] stanza")
+    graph = obonet.read_obo(io.StringIO(_prepare(text[first.start() :])), ignore_obsolete=False)
     parents: dict[str, list[str]] = {}
     for child, parent, relation in graph.edges(keys=True):
         if relation == "is_a":
             parents.setdefault(child, []).append(parent)
-    return [_term(id, data, tuple(parents.get(id, ()))) for id, data in graph.nodes(data=True)]
+    return [_term(id, data, tuple(parents.get(id, ()))) for id, data in graph.nodes(data=True) if _MARK in data]
 
 
 def _prepare(text: str) -> str:
@@ -40,9 +44,10 @@ def _prepare(text: str) -> str:
     the first `` !`` even within quotes, where OBO's own escape ``\!`` keeps it.
     """
     lines = ["ontology: any"]  # obonet warns of a header without it
-    for line in text[max(text.find("\n["), 0) :].split("\n"):
+    for line in text.split("\n"):
         if line.startswith("["):
-            lines.append("\n" + line)
+            # the mark tells a stanza from a node that obonet makes for an is_a target alone
+            lines += ["", line, f"{_MARK}: stanza"]
         elif line.startswith(_WANTED):
             quoted = _QUOTED.search(line) if " !" in line and '"' in line else None
             if quoted:
