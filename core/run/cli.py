@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a domain of one's own may lie in the working folder; last, so it hides nothing
-    words = []
+    words: list[str] = []
     while arguments and len(words) < 2 and "=" not in arguments[0] and not arguments[0].startswith("-"):
         words.append(arguments.pop(0))
     if len(words) < 2:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -49,6 +49,7 @@ class Composer:
         self._path = path
 
     def __enter__(self) -> Composer:
+        version.setbase("1.3")
         GlobalHydra.instance().clear()
         self.hydra = Hydra.create_main_hydra2(self.name, self._path)
         return self
@@ -156,9 +157,9 @@ def keys_of(cfg: Any, prefix: str = "") -> list[str]:
         return []
     keys: list[str] = []
     for key in cfg:
-        keys.append(f"{prefix}{key}")
+        keys.append(f"{prefix}{key!s}")
         if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, str(key)):
-            keys += keys_of(cfg._get_node(key), f"{prefix}{key}.")
+            keys += keys_of(cfg._get_node(key), f"{prefix}{key!s}.")
     return keys
 
 
@@ -169,15 +170,3 @@ def nearest(key: str, known: Sequence[str], count: int = 3) -> list[str]:
     by_last = {name: name.rpartition(".")[2] for name in known}
     close = difflib.get_close_matches(last, sorted(set(by_last.values())), count, 0.75)
     return list(dict.fromkeys([*whole, *(name for part in close for name in known if by_last[name] == part)]))[:count]
-
-
-def parse_key(text: str) -> str:
-    """The key of an override in Hydra's grammar.
-
-    Raises:
-        OverrideParseException: it is no override.
-    """
-    parsed = OverridesParser.create().parse_overrides([text])[0]
-    if parsed.key_or_group is None:
-        raise OverrideParseException(override=text, message="no key")
-    return str(parsed.key_or_group)

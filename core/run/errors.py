@@ -58,10 +58,8 @@ def _explain_one(error: BaseException) -> UserError | None:
         )
     ambiguous = re.match(r"Ambiguous value for argument '([^']+)'", text)
     if ambiguous:
-        key, _, values = ambiguous.group(1).partition("=")
-        return UserError(
-            f"{key} has several values: {values}", todo=f"add -m to run each, or write a list: {key}=[...]"
-        )
+        chosen, _, values = ambiguous.group(1).partition("=")
+        return UserError(f"{chosen} has several values: {values}", todo=f"add -m to run each, or {chosen}=[...]")
     found = re.search(r"Could not find '([^']+)'", text)
     if found:
         options = re.findall(r"^\s+(\S+)\s*$", str(error).partition("Config search path")[0], re.MULTILINE)

@@ -82,8 +82,8 @@ VERBS = {
         "maps/, tiles/, predictions.csv, prompts.json, status.csv (the fate of every file)",
     ),
     "tile": Help(
-        "Finds the content of slides, lays a grid of tiles of known physical size over it and reads each tile once. Says\n"
-        "of every file of a folder whether it can be used and, if not, why.",
+        "Finds the content of slides, lays a grid of tiles of known physical size over it and reads each tile\n"
+        "once. Says of every file of a folder whether it can be used and, if not, why.",
         (
             _INPUT,
             _TABLE,

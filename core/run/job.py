@@ -36,9 +36,6 @@ class Job:
         """Runs one job of a sweep in ``<sweep>/<number>``; errors are reported and the other jobs go on."""
         from hydra.core.hydra_config import HydraConfig
 
-        from core.run.compose import CONF
-
-        assert CONF.is_dir()
         if self.imports not in sys.path:
             sys.path.append(self.imports)
         number = HydraConfig.get().job.num
@@ -159,7 +156,7 @@ def targets(node: Any, prefix: str = "") -> list[tuple[str, str]]:
         return []
     found = [(f"{prefix}_target_", str(node["_target_"]))] if "_target_" in node else []
     for key in node:
-        found += targets(node._get_node(key), f"{prefix}{key}.")
+        found += targets(node._get_node(key), f"{prefix}{key!s}.")
     return found
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from core.run.folder import LATEST, find
 from core.run.instantiate import instantiate
+from core.run.named import with_packaged
 from core.types import Geometry, UserError
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def load_config(folder: str | Path) -> DictConfig:
         raise UserError(f"'{folder}' is no run folder: it has no config.yaml", todo="give the folder of a trained run")
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    return config
+    return with_packaged(config)
 
 
 def load_model(folder: str | Path) -> DualEncoder:
@@ -154,10 +155,8 @@ def load_model(folder: str | Path) -> DualEncoder:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise UserError(f"the run '{folder}' has no {WEIGHTS}", todo="it did not end: go on with resume=<that folder>")
-    # the weights that training began with are not needed: those it ended with replace them
-    model: DualEncoder = instantiate(
-        {**OmegaConf.to_container(load_config(folder).model, resolve=True), "weights": None}
-    )  # type: ignore[dict-item]
+    # with the weights it began with, if any: their entry says the architecture
+    model: DualEncoder = instantiate(load_config(folder).model)
     load_trained(model, path)
     model.eval()
     return model

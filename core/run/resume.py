@@ -19,7 +19,7 @@ def leaves(cfg: DictConfig, prefix: str = "") -> dict[str, Any]:
     """Resolved values by dotted key; lists and empty mappings are values."""
     flat: dict[str, Any] = {}
     for key, value in OmegaConf.to_container(cfg, resolve=True).items():  # type: ignore[union-attr]
-        _flatten(f"{prefix}{key}", value, flat)
+        _flatten(f"{prefix}{key!s}", value, flat)
     return flat
 
 
