@@ -19,7 +19,7 @@ from core.types import Resolution
 
 # Okabe & Ito 2008, distinguishable without red or green vision, without the black that a dark slide swallows
 PALETTE = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66))
-MAX_PANELS = 8  # single prompts shown, those with the largest share first
+MAX_PANELS = 8  # classes shown, those with the largest share first
 PANEL_INCHES, WIDEST = 4.0, 3
 UNIT_NAMES = {"um": "µm", "mm": "mm", "m": "m"}
 LARGER = {"um": ("mm", 1000.0), "mm": ("cm", 10.0), "m": ("km", 1000.0)}
@@ -70,7 +70,9 @@ def write_overlay(
     there = ~np.isnan(probabilities[..., 0])
     winner = np.where(there, np.nan_to_num(probabilities).argmax(-1), -1)
     shares = np.array([(winner == label).sum() for label in range(len(names))]) / max(there.sum(), 1)
-    shown = np.argsort(-shares, kind="stable")[:MAX_PANELS]
+    ranked = np.argsort(-shares, kind="stable")
+    # of many classes only those that win somewhere are worth a panel
+    shown = ranked if len(names) <= MAX_PANELS else ranked[shares[ranked] > 0][:MAX_PANELS]
     panels = 1 + len(shown)
     columns = 2 if panels == 4 else min(panels, WIDEST)
     rows = math.ceil(panels / columns)
@@ -102,7 +104,7 @@ def write_overlay(
             color="#{:02x}{:02x}{:02x}".format(*colours[label]),
             label=f"{_short(names[label])} ({shares[label]:.0%} of tiles' area)",
         )
-        for label in np.argsort(-shares, kind="stable")[: 2 * MAX_PANELS]
+        for label in shown
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, 3), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)

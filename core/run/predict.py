@@ -51,7 +51,7 @@ class Settings:
     overlap: float = 0.0  # share of a tile's side
     min_coverage: float = 0.25  # share of a tile that must be content
     smoothing: bool = True  # mean of a tile and its four neighbours
-    threshold: float = 0.5  # an area's tiles have at least this probability
+    threshold: float = 0.0  # an area's tiles have at least this probability
     batch_size: int = 64
 
 

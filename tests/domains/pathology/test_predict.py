@@ -16,6 +16,7 @@ from PIL import Image
 from core.run import predict
 from core.run.overlay import class_colours, class_layer, scale_bar
 from core.types import Geometry, UserError
+from domains.pathology.readers import SlideReader
 from tests.core.raster.pictures import break_tile, write_slide
 from tests.domains.pathology.test_tile import rows
 
@@ -39,6 +40,7 @@ class Run:
     scale: float = 20.0
     prompts: dict[str, list[str]] | None = None
     encoder: Colours = field(default_factory=Colours)
+    config: DictConfig | None = None
 
     def embed_images(self, images: np.ndarray) -> np.ndarray:
         assert images.dtype == np.uint8
@@ -216,3 +218,25 @@ def test_opacity_says_how_sure_the_most_probable_class_is() -> None:
 
 def test_colours_stay_distinct_beyond_the_palette() -> None:
     assert len(set(class_colours(20))) == 20
+
+
+def test_a_notebook_asks_as_the_command_line_does(tmp_path: Path, model: Run) -> None:
+    import conf
+
+    values = OmegaConf.load(Path(str(conf.__file__)).with_name("predict.yaml"))
+    settings = predict.Settings()
+    assert (values.tile.overlap, values.tile.min_coverage) == (settings.overlap, settings.min_coverage)
+    assert (values.smoothing, values.threshold, values.batch_size) == (
+        settings.smoothing, settings.threshold, settings.batch_size,
+    )  # fmt: skip
+    source = slide(tmp_path / "a.svs")
+    model.config = OmegaConf.create(
+        {"data": {"resolution": None}, "areas": {"_target_": "domains.pathology.outputs.qupath.QuPathGeoJson"}}
+    )
+    maps = predict.map_slide(model, SlideReader(), source, ["pink", "blue"], tmp_path / "out")
+    assert maps.overlay.is_file()
+    assert maps.areas.is_file()
+    assert len(maps.tiles) == maps.summary["tiles"] == 42
+    bare = write_slide(tmp_path / "b.svs", [np.full((256, 256, 3), PINK, np.uint8)], None, None)
+    with pytest.raises(UserError, match="no microns per pixel"):
+        predict.map_slide(model, SlideReader(), bare, ["pink", "blue"], tmp_path / "out")
