@@ -48,8 +48,8 @@ class Manifest:
     unit: Unit | None = None  # of ``resolution``
 
     @classmethod
-    def read(cls, path: str | Path, options: ManifestOptions | None = None) -> Manifest:
-        """Reads and validates a CSV or Parquet file.
+    def read(cls, path: str | Path, options: ManifestOptions | None = None, need: str | None = None) -> Manifest:
+        """Reads and validates a CSV or Parquet file; ``need`` is what every picture must have (:func:`require`).
 
         Raises:
             UserError: the file is missing, empty or malformed; a column is missing or said twice; an id occurs twice; a
@@ -60,14 +60,25 @@ class Manifest:
         path = Path(path)
         check_paths(path, options.root, options.table)
         root = Path(options.root) if options.root is not None else path.parent
-        return cls.of(read_table(path), path, root, sha256(path), options)
+        return cls.of(read_table(path), path, root, sha256(path), options, need)
 
     @classmethod
-    def of(cls, table: pd.DataFrame, path: Path, root: Path, digest: str, options: ManifestOptions) -> Manifest:
+    def of(
+        cls,
+        table: pd.DataFrame,
+        path: Path,
+        root: Path,
+        digest: str,
+        options: ManifestOptions,
+        need: str | None = None,
+    ) -> Manifest:
         """Validates a table that was read or scanned from ``path``."""
         frame, notes, unit = normalise(Rows(table, path), options)
+        manifest = cls(frame, path, root, digest, (), tuple(notes), unit)
+        if need is not None:  # before the pictures are looked for: what is wrong with the table itself comes first
+            require(manifest, need)
         frame, fates = _drop_missing(frame, root, path)
-        return cls(frame, path, root, digest, fates, tuple(notes), unit)
+        return replace(manifest, frame=frame, fates=fates)
 
     @property
     def text_only(self) -> int:
@@ -137,7 +148,8 @@ def _drop_missing(frame: pd.DataFrame, root: Path, path: Path) -> tuple[pd.DataF
         return frame, ()
     if len(gone) == len(files):
         raise UserError(
-            f"{'the picture is' if len(gone) == 1 else f'none of {len(gone)} pictures is'} there: '{root / gone[0]}'",
+            f"{'the picture' if len(gone) == 1 else f'none of {len(gone)} pictures exists, such as'} "
+            f"'{root / gone[0]}'{' does not exist' if len(gone) == 1 else ''}",
             f"{path}, {row_names(path, frame['row'].to_numpy()[(frame['path'] == gone[0]).to_numpy()])}",
             "set manifest_options.root to the folder that paths are relative to",
         )

@@ -143,7 +143,8 @@ def test_a_table_that_cannot_be_joined_is_refused(tmp_path: Path, clinical: str,
         ("path,label.tumour\na.png,1\nb.png,2\n", ["label.tumour", "row 3"]),
         ("path,caption\na.png,x\n\n,  \n", ["neither", "row 4."]),
         ("path\na.png,b.png\n", ["cannot be read as a table", "line 2"]),
-        ("path,caption\nx.png,a cell\n", ["x.png", "row 2", "manifest_options.root"]),
+        ("path,caption\nx.png,a cell\n", ["x.png' does not exist", "row 2", "manifest_options.root"]),
+        ("path\nx.png\ny.png\n", ["none of 2 pictures exists", "x.png'", "row 2"]),
     ],
 )
 def test_a_mistake_is_named_with_its_rows(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -182,6 +183,12 @@ def test_pictures_without_a_caption_are_refused_only_where_captions_are_needed(t
     require(manifest, "label")
     with pytest.raises(UserError, match=r"2 of 3 pictures have no caption.*rows 3, 5"):
         require(manifest, "caption")
+
+
+def test_a_table_without_captions_is_told_before_its_pictures_are_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,caption\ngone.png,\nlost.png,x\n")
+    with pytest.raises(UserError, match=r"1 of 2 pictures have no caption.*row 2"):
+        Manifest.read(tmp_path / "m.csv", need="caption")
 
 
 def test_a_root_moves_the_pictures_not_the_table(tmp_path: Path) -> None:
