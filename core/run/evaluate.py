@@ -17,7 +17,9 @@ from core.report.gallery import save_gallery
 from core.report.report import write_report
 from core.run.evaluating import Embedded, evaluate_model
 from core.run.inputs import Inputs, make_data, read_inputs
-from core.run.load import load_config, load_model
+from core.run.instantiate import instantiate
+from core.run.load import Model, load_config, load_model
+from core.run.predict import map_slide
 from core.run.status import exit_status, write_status
 from core.types import Evaluation, Fate, UserError
 
@@ -60,15 +62,17 @@ def finish(
     write_status(folder, fates)
     if not restricted:
         _gallery(folder, inputs, test, evaluations)
+        if cfg.evaluation.map:
+            _map(cfg, folder, inputs, model, evaluations)
     write_report(folder)
     print_figures(evaluations)
-    console = Console()
-    console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    wide_console().print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
     return exit_status(fates, cfg.allow_failures)
 
 
 def print_figures(evaluations: list[Evaluation], console: Console | None = None) -> None:
     """Figures with intervals and controls, one row each."""
+    console = console or wide_console()
     table = Table("figure", "value", "95 % interval", "n", "controls", title="test split")
     for evaluation in evaluations:
         for figure in evaluation.figures:
@@ -76,7 +80,13 @@ def print_figures(evaluations: list[Evaluation], console: Console | None = None)
             size = f"{figure.n} ({figure.units} {figure.unit}s)"
             controls = ", ".join(f"{name} {value:.3f}" for name, value in figure.controls.items())
             table.add_row(figure.name, f"{figure.value:.3f}", interval, size, controls)
-    (console or Console()).print(table)
+    console.print(table)
+
+
+def wide_console() -> Console:
+    """A console that does not fold tables into a file or a log."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def _gallery(folder: Path, inputs: Inputs, test: Embedded, evaluations: list[Evaluation]) -> None:
@@ -92,6 +102,20 @@ def _gallery(folder: Path, inputs: Inputs, test: Embedded, evaluations: list[Eva
     save_gallery(
         folder, test.images[kept], names, mine.loc[names, "caption"].tolist(), mine.loc[names, "rank"].to_numpy()
     )
+
+
+def _map(cfg: DictConfig, folder: Path, inputs: Inputs, model: DualEncoder, evaluations: list[Evaluation]) -> None:
+    """The run's own prompts over the slide with most test tiles, where the data are windows of slides."""
+    prompts = next((e.details["prompts"] for e in evaluations if e.name == "zero_shot"), None)
+    frame = inputs.manifest.frame
+    windows = frame[(frame["split"] == "test") & frame["x"].notna()]
+    if prompts is None or windows.empty or model.geometry.resolution is None or not cfg.areas:
+        return
+    slide = inputs.manifest.root / str(windows["path"].value_counts().index[0])
+    try:
+        map_slide(Model(folder, cfg, model, prompts), instantiate(cfg.reader), slide, (), folder)
+    except UserError as error:  # a slide without enough tissue is no reason to lose the run's results
+        wide_console().print(f"no map of {slide.name}: {error}", markup=False)
 
 
 def _redacted(evaluation: Evaluation, salt: str) -> Evaluation:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from core.data.audit import Finding, audit, refuse
 from core.data.captions import CaptionChooser
 from core.data.concepts import RowConcepts, link_rows
-from core.data.manifest import Manifest, ManifestOptions, require
+from core.data.manifest import Manifest, ManifestOptions
 from core.data.module import PairsDataModule
 from core.data.splits import assign_splits, load_splits, save_splits
 from core.data.targets import Relations
@@ -58,9 +58,8 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
         UserError: anything in manifest, splits or graph that would stop or invalidate the run.
     """
     path, knowledge_path = _sources(cfg)
-    manifest = Manifest.read(path, manifest_options(cfg) if cfg.manifest else None)
-    if cfg.data.captions.source == "caption":
-        require(manifest, "caption")
+    need = "caption" if cfg.data.captions.source == "caption" else None
+    manifest = Manifest.read(path, manifest_options(cfg) if cfg.manifest else None, need)
     manifest = _split(cfg, manifest, folder)
     findings = audit(manifest)
     refuse(findings, str(manifest.path))
