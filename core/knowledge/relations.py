@@ -74,26 +74,22 @@ class RelationTable:
         number[present] = np.arange(len(present), dtype=np.int32)
         mine, above = _renumbered(mine, number), _renumbered(above, number)
         having, below = _columns(mine, len(present)), _columns(above, len(present))
-        indptr = np.zeros(count + 1, np.int64)
-        indices, codes = [], []
+        shared, ancestor, descendant = _any(mine, having), _any(mine, below), _any(above, having)
+        # the strongest wins: SHARED is 3, ANCESTOR is 2, DESCENDANT is 1, so two bits hold a code
+        low, high = shared | (descendant & ~ancestor), shared | ancestor
+        related = low | high
+        indptr = np.concatenate([[0], np.cumsum(np.bitwise_count(related).sum(axis=1, dtype=np.int64))])
+        indices, codes = np.empty(indptr[-1], np.int64), np.empty(indptr[-1], np.int8)
         for start in range(0, count, ROWS):
             rows = np.arange(start, min(start + ROWS, count))
-            # the strongest relation has the greatest code
-            tile = _bits_to_bytes(_any(above, rows, having), count) * np.uint8(Relation.DESCENDANT)
-            np.maximum(tile, _bits_to_bytes(_any(mine, rows, below), count) * np.uint8(Relation.ANCESTOR), out=tile)
-            np.maximum(tile, _bits_to_bytes(_any(mine, rows, having), count) * np.uint8(Relation.SHARED), out=tile)
-            full = rows[mine.lengths[rows] > 0]
-            tile[full - start, full] = Relation.EQUAL  # distinct sets are equal to themselves alone
-            related = tile != 0  # numpy finds the true of booleans four times as fast as what is not 0 of bytes
-            indptr[rows + 1] = np.count_nonzero(related, axis=1)
-            flat, stored = tile.ravel(), np.flatnonzero(related)
-            codes.append(flat[stored].astype(np.int8))
-            stored -= np.repeat((rows - start) * count, indptr[rows + 1])
-            indices.append(stored)
-        np.cumsum(indptr, out=indptr)
-        if not indices:
-            return indptr, np.empty(0, np.int64), np.empty(0, np.int8)
-        return indptr, np.concatenate(indices), np.concatenate(codes)
+            stored = np.flatnonzero(_unpacked(related[rows], count).view(np.bool_))
+            units, twos = _unpacked(low[rows], count), _unpacked(high[rows], count)
+            # distinct sets are equal to themselves alone; an empty one is not stored
+            units[rows - start, rows] = Relation.EQUAL - Relation.ANCESTOR
+            part = slice(indptr[start], indptr[rows[-1] + 1])
+            codes[part] = units.ravel()[stored] + 2 * twos.ravel()[stored]
+            indices[part] = stored - np.repeat((rows - start) * count, np.diff(indptr[start : rows[-1] + 2]))
+        return indptr, indices, codes
 
 
 def _renumbered(rows: Csr, number: npt.NDArray[np.int32]) -> Csr:
@@ -114,16 +110,16 @@ def _columns(rows: Csr, width: int) -> Bits:
     return bits.view(np.uint64).reshape(width, words)
 
 
-def _any(rows: Csr, chosen: npt.NDArray[np.int64], bits: Bits) -> Bits:
-    """OR of the lines of ``bits`` that each chosen row holds, [len(chosen), words]."""
-    result = np.zeros((len(chosen), bits.shape[1]), np.uint64)
-    start, length = rows.indptr[chosen], rows.lengths[chosen]
-    for number in range(int(length.max(initial=0))):
-        longer = np.flatnonzero(length > number)
-        result[longer] |= bits[rows.indices[start[longer] + number]]
+def _any(rows: Csr, bits: Bits) -> Bits:
+    """OR of the lines of ``bits`` that each row holds, [len(rows), words]."""
+    result = np.zeros((len(rows), bits.shape[1]), np.uint64)
+    lengths = rows.lengths
+    for number in range(int(lengths.max(initial=0))):
+        longer = np.flatnonzero(lengths > number)
+        result[longer] |= bits[rows.indices[rows.indptr[longer] + number]]
     return result
 
 
-def _bits_to_bytes(bits: Bits, count: int) -> npt.NDArray[np.uint8]:
+def _unpacked(bits: Bits, count: int) -> npt.NDArray[np.uint8]:
     """0 or 1 for each of the first ``count`` bits of each line."""
     return np.unpackbits(bits.view(np.uint8), axis=1, count=count, bitorder="little")
