@@ -50,8 +50,9 @@ def write_report(folder: str | Path) -> Path:
     if (folder / "metrics.csv").is_file():
         for name, (plot, frame) in figures.curves(pd.read_csv(folder / "metrics.csv")).items():
             charts.append(figures.save(plot, frame, folder, name))
-    if shown:
-        figures.save(*figures.intervals(shown), folder, "intervals")
+    models = [figure for figure in shown if not _is_control(figure.name)]  # controls are ticks beside them
+    if models:
+        figures.save(*figures.intervals(models), folder, "intervals")
     detail = next((d for d in results.details.values() if d.get("confusion")), {})
     confusion = ""
     if detail:
@@ -87,6 +88,10 @@ def write_report(folder: str | Path) -> Path:
     return target
 
 
+def _is_control(name: str) -> bool:
+    return name.startswith(("resnet18", "floor_"))
+
+
 def show_name(name: str) -> str:
     """A figure's short name for people: ``image_to_text/recall@5`` -> ``Image to text, recall@5``."""
     words = name.replace("/", ", ").replace("_", " ").replace("auroc", "AUROC")
@@ -94,10 +99,22 @@ def show_name(name: str) -> str:
 
 
 def _title(folder: Path, config: Mapping[str, Any], restricted: bool) -> str:
-    name = config.get("experiment") or config.get("name") or page.get(config, "data.name")
-    if not isinstance(name, str) or (restricted and not config.get("experiment")):
-        return "Trivium run"
-    return name.replace("_", " ").strip().capitalize() or folder.name
+    """Domain and experiment; a run without one says what data it had."""
+    domain = str(page.get(config, "trivium.domain") or "").rpartition(".")[2]
+    name = config.get("experiment") or _chosen(folder, "experiment")
+    if not name and not restricted:
+        name = page.get(config, "data.name")
+    if not name and not restricted:
+        name = "synthetic cohort" if config.get("manifest") is None else Path(str(config["manifest"])).stem
+    words = " · ".join(part.replace("_", " ") for part in (domain, str(name or "")) if part)
+    return (words[:1].upper() + words[1:]) or "Trivium run"
+
+
+def _chosen(folder: Path, group: str) -> str:
+    """What the command line chose of a config group, from ``status.json``; empty when it did not."""
+    path = folder / "status.json"
+    said = json.loads(path.read_text(encoding="utf-8")).get("overrides", []) if path.is_file() else []
+    return next((text.partition("=")[2] for text in said if text.partition("=")[0] == group), "")
 
 
 def _subtitle(folder: Path, config: Mapping[str, Any], restricted: bool) -> str:
@@ -127,6 +144,8 @@ def _headline(shown: Sequence[Figure]) -> dict[str, str] | None:
     if others:
         listed = ", ".join(f"{page.CONTROL_NAMES.get(name, name)} {value:.3f}" for name, value in others.items())
         sentence += f" On the same split: {listed}."
+        higher = [page.CONTROL_NAMES.get(name, name) for name, value in others.items() if figure.value < value]
+        sentence += f" It stays below {' and '.join(higher)}." if higher else ""
     return {
         "name": f"{_NAMES.get(evaluation, evaluation)} {show_name(short).lower()}",
         "value": _number(figure.value),
@@ -169,7 +188,7 @@ def _groups(shown: Sequence[Figure]) -> list[dict[str, Any]]:
             {
                 "name": _NAMES.get(evaluation, show_name(evaluation)),
                 "unit": mine[0].unit,
-                "control": evaluation.startswith(("resnet18", "floor_")),
+                "control": _is_control(evaluation),
                 "controls": [page.CONTROL_NAMES.get(name, name) for name in controls],
                 "rows": [_row(figure, controls) for figure in mine],
             }

@@ -61,6 +61,21 @@ def test_it_shows_what_a_run_left(report: Path) -> None:
     assert "rank 20" in page
 
 
+def test_a_control_that_does_better_is_said_in_the_headline(tmp_path: Path) -> None:
+    from core.evaluation.classification import classification
+    from core.evaluation.cohort import Classes, Cohort
+    from core.evaluation.tables import write_results
+
+    cohort = Cohort(list("abcd"), list("abcd"))
+    known = {"colour6": {"leaf_accuracy": 0.9}, "resnet18": {"leaf_accuracy": 0.5}}
+    right = classification(
+        "zero_shot", np.eye(2)[[0, 1, 1, 0]], [0, 1, 1, 1], Classes(("x", "y"), np.ones(2)), cohort, known
+    )
+    write_results(tmp_path, [right])
+    page = write_report(tmp_path).read_text()
+    assert "It stays below colour." in page
+
+
 def test_figures_are_kept_as_pdf_with_their_numbers(report: Path) -> None:
     folder = report.parent / "figures"
     names = {path.stem for path in folder.glob("*.pdf")}
