@@ -12,6 +12,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from core.files import sha256
+from core.knowledge.linking import Linker
+from core.knowledge.load import load_graph
 from core.raster.check import check_reader
 from core.types import Resolution, UserError
 from domains.pathology.phantom import folder as phantom
@@ -63,6 +65,20 @@ def test_labels_and_concepts_agree_with_the_ontology(manifest: pd.DataFrame) -> 
     assert set(manifest["label"]) == {leaf.concept.name for leaf in leaves(True)}
     for label, concept in zip(manifest["label"], manifest["concepts"], strict=True):
         assert concept in ("", names[label].id, families[names[label].id])
+
+
+def test_linking_the_captions_finds_the_concepts_of_the_table(cohort: Path, manifest: pd.DataFrame) -> None:
+    graph = load_graph(str(cohort / "phantom.obo"))
+    linker = Linker(graph)
+    for caption, concept in zip(manifest["caption"], manifest["concepts"], strict=True):
+        found = {mention.concept for mention in linker.link(caption)}
+        if not concept:
+            assert not found, caption
+            continue
+        own = graph.index(concept)
+        assert own in found, caption
+        above = {int(ancestor) for ancestor in graph.ancestors_of(own)}
+        assert found <= {own} | above, f"what else is named lies above: {caption}"
 
 
 def test_no_patient_or_slide_is_in_two_splits(manifest: pd.DataFrame) -> None:
