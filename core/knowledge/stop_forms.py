@@ -28,7 +28,7 @@ def is_acronym(form: str) -> bool:
 
 
 def is_stop_form(form: str, keys: list[str]) -> bool:
-    """Whether a form is too short, all stop words, or one generic word (an acronym is judged by its length alone)."""
+    """Whether a form is too short, or all stop and generic words (an acronym is judged by its length alone)."""
     if len(compact(form)) < SHORTEST:
         return True
-    return not is_acronym(form) and all(word in STOP_KEYS or len(word) == 1 for word in keys)
+    return not is_acronym(form) and all(word in STOP_KEYS for word in keys)

@@ -35,6 +35,8 @@ TERMS = [
     Term("D:11", "adenoma"),
     Term("D:12", "bronchus"),
     Term("D:13", "epithelium"),
+    Term("D:15", "B cell"),
+    Term("D:16", "pancreatic alpha cell", synonyms=(("A cell", "EXACT"),)),
     Term("D:14", "Streptococcus pneumonia", parents=("D:0",)),
 ]
 GRAPH = compile_graph([TERMS])
@@ -72,6 +74,7 @@ def found(text: str, linker: Linker = LINKER) -> list[tuple[str, str]]:
         ("adenomata", "adenoma"),
         ("bronchi", "bronchus"),
         ("epithelia", "epithelium"),
+        ("B-cells", "B cell"),
     ],
 )
 def test_spelling_makes_no_difference(text: str, name: str) -> None:
@@ -82,6 +85,7 @@ def test_spelling_makes_no_difference(text: str, name: str) -> None:
     "text",
     [
         "disease",  # generic
+        "a cell",  # stop words and generic ones alone
         "xy in",  # too short
         "squamous cell. Carcinomatosis",  # across the end of a sentence
         "lung non-small (cell) carcinomatous",
