@@ -92,6 +92,13 @@ def stated_floors(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return floors
 
 
+def floors_of(floors: Mapping[str, Any], name: str) -> Any:
+    """Floors of one figure. Those of another set are stated by its evaluator's name (``external_probe/accuracy``); a
+    short name (``accuracy``) holds for every evaluator of the run's own set."""
+    evaluation, _, short = name.partition("/")
+    return floors.get(name, {} if evaluation.startswith("external") else floors.get(short, {}))
+
+
 def show(figures: Sequence[PooledFigure]) -> Table:
     """A rich table of pooled figures; what is below a floor says so."""
     table = Table(title="All folds pooled, mean over seeds", title_justify="left")
@@ -123,7 +130,7 @@ def _of_arm(arm: Arm, floors: Mapping[str, Any], draws: int) -> list[PooledFigur
     figures = []
     for name, summary in summaries.items():
         evaluation, _, short = name.partition("/")
-        items, stated = tables[evaluation], floors.get(short, {})
+        items, stated = tables[evaluation], floors_of(floors, name)
         recorded = [figure for run in arm.runs for figure in run.results.figures if figure.name == name]
         figures.append(
             PooledFigure(

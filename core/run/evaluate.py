@@ -99,9 +99,9 @@ def _gallery(folder: Path, inputs: Inputs, test: Embedded, evaluations: list[Eva
     mine = items[items["direction"] == "image_to_text"].drop_duplicates("id").set_index("id")
     kept = [number for number, name in enumerate(ids) if name in mine.index]
     names = [ids[number] for number in kept]
-    save_gallery(
-        folder, test.images[kept], names, mine.loc[names, "caption"].tolist(), mine.loc[names, "rank"].to_numpy()
-    )
+    shown = mine.loc[names]
+    first = [str(found[0]) for found in shown["retrieved"]]
+    save_gallery(folder, test.images[kept], names, shown["caption"].tolist(), shown["rank"].to_numpy(), first)
 
 
 def _map(cfg: DictConfig, folder: Path, inputs: Inputs, model: DualEncoder, evaluations: list[Evaluation]) -> None:

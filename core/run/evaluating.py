@@ -72,11 +72,11 @@ def evaluate_model(
     if len(owner):
         flat = [text for texts in captions for text in texts]
         texts = _encode(model, flat)
-        keys = frame["path"].iloc[test.rows].astype(str) + frame[["x", "y", "w", "h"]].iloc[test.rows].astype(str).agg(
-            ",".join, axis=1
-        )
+        # windows of one slide are other pictures than the slide
+        where = zip(*(frame[name].iloc[test.rows] for name in ("path", "x", "y", "w", "h")), strict=True)
+        keys = ["@".join(map(str, place)) for place in where]
         cohort = _cohort(cfg, inputs, test.rows)
-        evaluations.append(retrieval(test.embeddings, texts, owner, flat, cohort, keys.tolist()))
+        evaluations.append(retrieval(test.embeddings, texts, owner, flat, cohort, keys))
     return evaluations, test
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +141,9 @@ def _sources(cfg: DictConfig) -> tuple[Path, Any]:
         return Path(cfg.manifest), knowledge
     if not cfg.data.phantom:
         raise UserError("there is no manifest", todo="give manifest=<table of pictures and captions>")
-    manifest = Path(instantiate(cfg.data.phantom, folder=cache_dir() / "phantoms"))
+    recipe = OmegaConf.to_container(cfg.data.phantom, resolve=True)
+    name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    manifest = Path(instantiate(cfg.data.phantom, folder=cache_dir() / "phantoms" / name))
     own = sorted(manifest.parent.glob("*.obo"))
     return manifest, knowledge or [str(path) for path in own]
 
