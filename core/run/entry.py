@@ -88,9 +88,9 @@ def find_domain(name: str) -> str:
             return candidate
     import pkgutil
 
-    import domains
-
-    known = [module.name for module in pkgutil.iter_modules(domains.__path__) if module.ispkg]
+    suite = importlib.util.find_spec("domains")
+    places = None if suite is None else suite.submodule_search_locations
+    known = [module.name for module in pkgutil.iter_modules(places) if module.ispkg]
     raise UserError(f"there is no domain '{name}'", todo=f"choose from {', '.join(known)}, or put the folder of your "
                     "own package on PYTHONPATH")  # fmt: skip
 

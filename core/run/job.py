@@ -39,7 +39,8 @@ class Job:
         if self.imports not in sys.path:
             sys.path.append(self.imports)
         number = HydraConfig.get().job.num
-        said = [text for text in HydraConfig.get().overrides.task if not text.startswith("output.")]
+        given = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # texts, not configs
+        said = [str(text) for text in given if not str(text).startswith("output.")]  # type: ignore[union-attr]
         folder = self.sweep / str(number)
         state = read_state(folder)
         if state.get("state") == "completed":

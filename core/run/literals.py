@@ -86,7 +86,7 @@ def _pair(part: str) -> str:
     ours, colon, theirs = part.partition(":")
     if not colon:
         raise UserError(f"'{part.strip()}' in {MAPPING} has no colon", todo="write {path: file, group: patient_id}")
-    return f"{_text(_bare(ours))}:{_text(_bare(theirs))}"
+    return f"{_bare(ours)}: {_text(_bare(theirs))}"  # the grammar quotes no keys, and ours need none
 
 
 def _text(value: str) -> str:
