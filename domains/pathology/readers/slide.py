@@ -75,12 +75,12 @@ class SlideRaster(PyramidRaster):
 
     def _flatten(self, image: Image.Image) -> Region:
         """RGBA to RGB on the background; alpha is 0 where the scanner has no data."""
-        alpha = image.getchannel("A")
-        if alpha.getextrema()[0] == 255:
-            return Region(image.convert("RGB"))
+        alpha = np.frombuffer(image.tobytes("raw", "A"), np.uint8)
+        if alpha.min() == 255:
+            return Region(image)
         flat = Image.new("RGB", image.size, self.background)
-        flat.paste(image, mask=alpha)
-        return Region(flat, np.asarray(alpha) > 0)
+        flat.paste(image, mask=image.getchannel("A"))
+        return Region(flat, alpha.reshape(image.height, image.width) > 0)
 
     def _salvage(self, level: int, x: int, y: int, width: int, height: int) -> Region:
         """The same region piece by piece, each piece from the given level or a finer one, on objects of our own."""
