@@ -145,7 +145,7 @@ def benchmarks(report: Report, folder: Path) -> None:
             value = done.value(figure)
             report.check("6", low <= value <= high, figure, value)
         if name == "reading":
-            ours, bare = done.value("workers2_over_1"), done.value("bare_processes2_over_1")
+            ours, bare = done.value("workers2_over_1"), done.value("bare2_over_1")
             report.check("6", ours >= 0.8 * bare, "workers2_over_1", f"{ours} (two bare processes: {bare})")
 
 
@@ -169,7 +169,7 @@ def bad_input(report: Report, folder: Path) -> None:
         "cyclic_ontology": (["knowledge", f"knowledge.path={folder}/cycle.obo"], ["cycle", "one", "two"]),
         "unwritable_folder": (["train", f"output.root={folder}/file/below", *small], ["file"]),
         "target_outside_allowlist": (
-            ["train", "+objective._target_=os.system", *small],
+            ["train", "objective._target_=os.system", *small],
             ["os.system", "trivium.allow"],
         ),
         "target_through_alias": (["train", "objective._target_=core.files.os.system", *small], ["trivium.allow"]),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+
 from core.objectives.exchange import Exchange
 from core.objectives.objective import Objective
-
 from core.types import LossTerms, Policy, Targets
 
 

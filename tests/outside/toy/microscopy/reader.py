@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from core.raster.reader import ReadError
 from PIL import Image
 
+from core.raster.reader import ReadError
 from core.types import Level, Pixels, Resolution, Window
 
 
