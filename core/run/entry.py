@@ -180,7 +180,7 @@ def _single(
     try:
         return run_in(folder, cfg, allow, resumed is not None, said)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"Go on with resume='{folder}'") from error
+        raise KeyboardInterrupt(f"{error} Go on with resume='{folder}'".strip()) from error
 
 
 def _sweep(
@@ -215,7 +215,7 @@ def _sweep(
     try:
         results = composer.sweep(overrides, folder.absolute(), job)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"Go on with resume='{folder}'") from error
+        raise KeyboardInterrupt(f"{error} Go on with resume='{folder}'".strip()) from error
     except Exception as error:
         write_state(folder, state="failed", exit_status=USER, error=str(explain(error) or error))
         raise

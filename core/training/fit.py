@@ -71,8 +71,8 @@ def trainer_options(**options: Any) -> TrainerOptions:
     return TrainerOptions(**options)
 
 
-class Interrupted(UserError):
-    """Training was asked to stop by a signal; the checkpoint is complete."""
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop by a signal; the checkpoint is complete. It stops a sweep too, as Ctrl+C does."""
 
 
 def fit(
@@ -126,8 +126,7 @@ def fit(
         reached = int(read_checkpoint(folder / LAST)["global_step"])  # the ranks were other processes
     if reached < schedule.steps:
         name = "" if stop.received is None else f" by {stop.received.name}"
-        raise Interrupted(f"training was stopped{name} after optimiser step {reached} of {schedule.steps}", str(folder),
-                          "go on with resume=<that folder>")  # fmt: skip
+        raise Interrupted(f"Training was stopped{name} after optimiser step {reached} of {schedule.steps}.")
     task.cpu().eval()
     if folder is not None and runner.is_global_zero:
         save_trained(task.exported(), folder / WEIGHTS)
