@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml  # type: ignore[import-untyped]
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from core.files import atomic_write, sha256
@@ -203,7 +203,7 @@ def save_trained(model: nn.Module, file: str | Path) -> None:
     """Writes a model's state dict as safetensors, atomically; no config, no code."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_write(file) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))  # save_file tells of a full disk in an error of its own
 
 
 def load_trained(model: DualEncoder, file: str | Path) -> DualEncoder:

@@ -24,8 +24,14 @@ class AtomicCheckpointIO(CheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with atomic_write(path) as temporary:
-            torch.save({**checkpoint, "schema_version": SCHEMA_VERSION}, temporary)
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            try:
+                torch.save({**checkpoint, "schema_version": SCHEMA_VERSION}, file)
+            except RuntimeError as error:
+                # torch closes its archive after a failed write, and that failure hides why the disk said no
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

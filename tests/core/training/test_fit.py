@@ -6,6 +6,8 @@ import csv
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +299,29 @@ def test_wandb_runs_offline_and_reports_nothing(tmp_path: Path, monkeypatch: pyt
     assert wandb_logger(tmp_path).version == logger.version
     assert b"private" in record.read_bytes()  # in place of the host's name
     assert b"pytest" not in record.read_bytes()  # the command line
+
+
+FULL_DISK = """
+import resource, signal, sys
+import torch
+from core.models.weights import save_trained
+from core.training.checkpoint import AtomicCheckpointIO
+from core.types import UserError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for write in (
+    lambda: AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, sys.argv[1] + "/last.ckpt"),
+    lambda: save_trained(torch.nn.Linear(300, 300), sys.argv[1] + "/model.safetensors"),
+):
+    try:
+        write()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.count("File too large") == 2
+    assert list(tmp_path.iterdir()) == []
