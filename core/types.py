@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -350,11 +349,3 @@ class Evaluation:
     items: pd.DataFrame  # one row per item: id, unit, and what the evaluator measured on it
     figures: Sequence[Figure]
     details: Mapping[str, Any] = field(default_factory=dict)  # JSON-able: prompts, confusion, class names ...
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """An exclusive folder of one run; see ``core.run.folder``."""
-
-    path: Path
-    resumed: bool = False

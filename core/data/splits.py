@@ -126,10 +126,11 @@ def save_splits(frame: pd.DataFrame, path: str | Path, **made_by: object) -> str
     """
     path = Path(path)
     digest = split_hash(frame)
-    with atomic_write(path) as temporary:
-        frame[["id", "group", "split"]].to_csv(temporary, index=False)
+    # the table last: where it is, its hash is
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps({"sha256": digest, **made_by}, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        frame[["id", "group", "split"]].to_csv(temporary, index=False)
     return digest
 
 

@@ -197,7 +197,7 @@ class TileSource:
         if self.geometry.resolution is None and where is None and len(raster.levels) > 1 and not self._override:
             raise UserError(
                 f"'{raster.path}' is a slide, and the model takes whole pictures of unknown scale",
-                todo="choose a model with a resolution, or set model.geometry=override",
+                todo="choose a model with a resolution, or set geometry=override",
             )
         pixels: np.ndarray = cut(raster, where, self.geometry).pixels
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -39,6 +39,11 @@ class DualEncoder(nn.Module):
         self.logit_bias: nn.Parameter | None = None
         self.temperature_loaded = False  # True once weights brought a trained scale
 
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with: the exponential of ``logit_scale``, as a plain number."""
+        return float(self.logit_scale.detach().exp())
+
     def image_features(self, images: Tensor) -> Tensor:
         """Pooled features before the projection, for probes: uint8 [b, 3, H, W] -> float32 [b, width]."""
         return self.image_tower.features(self.normalise(images)).float()

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
 from core.data.module import PairsDataModule
 from core.data.sharing import redact
 from core.evaluation.tables import write_results
+from core.files import atomic_write
 from core.models.dual_encoder import DualEncoder
 from core.report.gallery import save_gallery
 from core.report.report import write_report
 from core.run.evaluating import Embedded, evaluate_model
+from core.run.folder import write_config
 from core.run.inputs import Inputs, make_data, read_inputs
 from core.run.instantiate import instantiate
 from core.run.load import Model, load_config, load_model
 from core.run.predict import map_slide
 from core.run.status import exit_status, write_status
-from core.types import Evaluation, Fate, UserError
+from core.types import Evaluation, UserError
 
 SPLITS = "splits.csv"
 
 
 def run(cfg: DictConfig, folder: Path) -> int:
-    """Evaluates a trained run (``run=``) on its own test split, or on ``manifest=`` as a test set of its own.
+    """Evaluates a trained run (``run=``) on its own test split, and on ``manifest=`` where another set is named.
 
     Raises:
         UserError: no run is named, or its data cannot be read.
@@ -35,25 +38,37 @@ def run(cfg: DictConfig, folder: Path) -> int:
     if not cfg.run:
         raise UserError("no run to evaluate", todo="give run=<folder of a trained run> or run=latest")
     trained = Path(cfg.run)
-    config = OmegaConf.merge(load_config(trained), {"evaluation": cfg.evaluation} if cfg.evaluation else {})
-    assert isinstance(config, DictConfig)
+    own: dict[str, Any] = {"allow_failures": cfg.allow_failures, "debug": cfg.debug, "evaluation": cfg.evaluation or {}}
     if cfg.manifest:
-        config.manifest, config.manifest_options = cfg.manifest, cfg.manifest_options
-    else:
-        for suffix in (".csv", ".json"):  # the same rows are tested as when it was trained
-            saved = (trained / SPLITS).with_suffix(suffix)
-            (folder / SPLITS).with_suffix(suffix).write_bytes(saved.read_bytes())
+        columns, root = cfg.manifest_options.columns, cfg.manifest_options.root
+        other = {"manifest": cfg.manifest, "columns": columns, "root": root, "resolution": cfg.data.resolution}
+        own["data"] = {"external": {**other, "classes": cfg.classes}}
+    config = OmegaConf.merge(load_config(trained), own)
+    assert isinstance(config, DictConfig)
+    for suffix in (".csv", ".json"):  # the same rows are tested as when it was trained
+        saved = (trained / SPLITS).with_suffix(suffix)
+        if not saved.is_file():
+            raise UserError(f"the run has no {saved.name}", str(trained), "it did not get far: train it again")
+        with atomic_write((folder / SPLITS).with_suffix(suffix)) as temporary:
+            temporary.write_bytes(saved.read_bytes())
     inputs = read_inputs(config, folder)
     model = load_model(trained)
     data = make_data(config, inputs, model)
-    return finish(config, folder, inputs, data, model, data.prepare())
+    fates = data.prepare()
+    with open_dict(config):
+        config.run = str(trained)
+    write_config(folder, config)  # what was evaluated, for the report and for compare
+    if cfg.dry_run:
+        write_status(folder, fates)
+        return exit_status(fates, cfg.allow_failures)
+    return finish(config, folder, inputs, data, model)
 
 
-def finish(
-    cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule, model: DualEncoder, fates: list[Fate]
-) -> int:
+def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule, model: DualEncoder) -> int:
     """Evaluates, writes every result of a run, prints the figures, and gives the exit status."""
-    evaluations, test = evaluate_model(cfg, inputs, data, model)
+    evaluations, test, more = evaluate_model(cfg, inputs, data, model)
+    # files again: some may have failed since they were first read
+    fates = [*inputs.manifest.fates, *data.tiles.fates(), *more]
     restricted = cfg.data.sharing == "restricted"
     if restricted:
         salt = inputs.manifest.sha256  # of a file that never leaves
@@ -119,7 +134,9 @@ def _map(cfg: DictConfig, folder: Path, inputs: Inputs, model: DualEncoder, eval
 
 
 def _redacted(evaluation: Evaluation, salt: str) -> Evaluation:
-    items = redact(evaluation.items.rename(columns={"unit": "group"}), salt, keep=("split", "label", "direction"))
+    table = evaluation.items.rename(columns={"unit": "group"})
+    harmless = [str(name) for name in table if name not in ("id", "group", "caption", "retrieved")]
+    items = redact(table, salt, keep=harmless)
     return Evaluation(evaluation.name, items.rename(columns={"group": "unit"}), evaluation.figures, {
         key: value for key, value in evaluation.details.items() if key not in ("prompts",)
     })  # fmt: skip

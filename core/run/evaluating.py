@@ -22,7 +22,7 @@ from core.evaluation.zero_shot import zero_shot
 from core.models.dual_encoder import DualEncoder
 from core.run.external import evaluate_external
 from core.run.inputs import Inputs
-from core.types import Evaluation
+from core.types import Evaluation, Fate
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,20 @@ def embed_split(model: DualEncoder, data: PairsDataModule, split: str, batch_siz
 
 def evaluate_model(
     cfg: DictConfig, inputs: Inputs, data: PairsDataModule, model: DualEncoder, split: str = "test"
-) -> tuple[list[Evaluation], Embedded]:
+) -> tuple[list[Evaluation], Embedded, list[Fate]]:
     """Runs every evaluator the data allow: classes need labels, retrieval needs captions.
 
     Returns:
-        The evaluations, and the evaluated split embedded (for galleries).
+        The evaluations, the evaluated split embedded (for galleries), and what became of the files of another set.
     """
     test = embed_split(model, data, split)
     frame = inputs.manifest.frame
     evaluations: list[Evaluation] = []
-    labelled = data.labels[test.rows] >= 0 if len(data.classes) > 1 else np.zeros(len(test.rows), bool)
-    if labelled.any():
-        evaluations += _by_class(cfg, inputs, data, model, _select(test, labelled))
+    fates: list[Fate] = []
+    labelled = data.labels[test.rows] >= 0
+    taught = np.unique(data.labels[data.rows("train")])
+    if labelled.any() and (taught >= 0).sum() > 1:  # classes that training knows
+        evaluations, fates = _by_class(cfg, inputs, data, model, _select(test, labelled))
     captions = [frame["captions"].iloc[row] for row in test.rows]
     owner = np.repeat(np.arange(len(test.rows)), [len(texts) for texts in captions])
     if len(owner):
@@ -77,7 +79,7 @@ def evaluate_model(
         keys = ["@".join(map(str, place)) for place in where]
         cohort = _cohort(cfg, inputs, test.rows)
         evaluations.append(retrieval(test.embeddings, texts, owner, flat, cohort, keys))
-    return evaluations, test
+    return evaluations, test, fates
 
 
 def prompts_of(cfg: DictConfig, inputs: Inputs, model: DualEncoder) -> Prompts:
@@ -107,7 +109,7 @@ def classes_of(cfg: DictConfig, inputs: Inputs, data: PairsDataModule) -> Classe
 
 def _by_class(
     cfg: DictConfig, inputs: Inputs, data: PairsDataModule, model: DualEncoder, test: Embedded
-) -> list[Evaluation]:
+) -> tuple[list[Evaluation], list[Fate]]:
     train = embed_split(model, data, "train")
     known = data.labels[train.rows] >= 0
     train = _select(train, known)
@@ -127,14 +129,14 @@ def _by_class(
             controls[floor.name.removeprefix("floor_")] = as_control(floor)
             done.append(floor)
     prompts = prompts_of(cfg, inputs, model)
-    scale = float(model.logit_scale.exp())
     beside: Controls = controls
-    shot = zero_shot(test.embeddings, prompts.weights(), y_test, classes, cohort, beside, scale, prompts)
+    shot = zero_shot(test.embeddings, prompts.weights(), y_test, classes, cohort, beside, model.scale, prompts)
     probed = probe(train.features, y_train, test.features, y_test, classes, cohort, beside)
-    further = []
+    further: list[Evaluation] = []
+    fates: list[Fate] = []
     if cfg.data.external:
-        further = evaluate_external(cfg, model, prompts, classes, train.features, y_train)
-    return [shot, probed, *done, *further]
+        further, fates = evaluate_external(cfg, model, prompts, classes, train.features, y_train)
+    return [shot, probed, *done, *further], fates
 
 
 def _cohort(cfg: DictConfig, inputs: Inputs, rows: np.ndarray) -> Cohort:

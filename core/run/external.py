@@ -1,7 +1,7 @@
 """A second labelled set that a run never trained on: does what it learned carry to another scanner, site or sensor?
 
-Both sets keep their own class names; a committed table says which of them mean the same (``set,label,shared``). A model
-is asked for the shared classes alone.
+Both sets keep their own class names; a table says which of them mean the same (``set,label,shared``), and without one
+equal names do. A model is asked for the shared classes alone.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from core.evaluation.prompts import Prompts
 from core.evaluation.zero_shot import zero_shot
 from core.models.dual_encoder import DualEncoder
 from core.run.instantiate import instantiate
-from core.types import Evaluation, UserError
+from core.types import Evaluation, Fate, UserError
 
 
-def shared_classes(path: str | Path, labels: Sequence[str]) -> dict[str, str]:
-    """Shared class of each label of one set.
+def shared_classes(path: str | Path | None, labels: Sequence[str]) -> dict[str, str]:
+    """Shared class of each label of one set; without a table every label is its own.
 
     Raises:
         UserError: the table has other columns, or no label of the set is in it.
     """
+    if path is None:
+        return {label: label for label in labels}
     table = pd.read_csv(path, dtype=str)
     if list(table.columns) != ["set", "label", "shared"]:
         raise UserError(f"columns are {list(table.columns)}, expected set, label and shared", str(path))
@@ -47,7 +49,7 @@ def evaluate_external(
     classes: Classes,
     train_features: np.ndarray,
     train_labels: np.ndarray,
-) -> list[Evaluation]:
+) -> tuple[list[Evaluation], list[Fate]]:
     """Zero-shot and the probe of the training set on ``data.external``, over the shared classes.
 
     Args:
@@ -59,10 +61,14 @@ def evaluate_external(
         train_labels: [N] int class.
 
     Returns:
-        ``external_zero_shot`` and ``external_probe``. An item's id names the fold, because each fold's model is asked.
+        ``external_zero_shot`` and ``external_probe``, and what became of the files. An item's id names the fold,
+        because each fold's model is asked.
+
+    Raises:
+        UserError: no class is shared, or no picture can be read.
     """
     external = cfg.data.external
-    options = ManifestOptions(columns=OmegaConf.to_container(external.columns))  # type: ignore[arg-type]
+    options = ManifestOptions(columns=OmegaConf.to_container(external.columns), root=external.get("root"))  # type: ignore[arg-type]
     manifest = Manifest.read(external.manifest, options)
     theirs = shared_classes(external.classes, sorted(set(manifest.frame["label"].dropna())))
     ours = shared_classes(external.classes, classes.names)
@@ -70,6 +76,10 @@ def evaluate_external(
     manifest = manifest.with_frame(manifest.frame[manifest.frame["label"].map(theirs).isin(names)])
     tiles = TileSource(manifest, instantiate(cfg.reader), model.geometry, resolution=external.resolution)
     rows = tiles.decode_all(np.arange(len(manifest.frame)), progress=False)
+    fates = [*manifest.fates, *tiles.fates()]
+    if not len(rows):
+        why = fates[0].reason if fates else f"it shares no class with the run ({', '.join(classes.names[:5])})"
+        raise UserError(f"nothing can be evaluated: {why}", str(manifest.path))
     images = np.stack([tiles.get(int(row)) for row in rows])
     frame = manifest.frame.iloc[rows]
     truth = np.array([names.index(theirs[label]) for label in frame["label"]], np.int64)
@@ -78,7 +88,7 @@ def evaluate_external(
     shared = Classes(names, counts, None, classes.rare_share)
     mark = "" if cfg.data.split.fold is None else f"@fold{cfg.data.split.fold}"
     ids = [f"{name}{mark}" for name in frame["id"]]
-    cohort = Cohort(ids, frame["group"].astype(str).tolist(), cfg.data.unit, "another scanner")
+    cohort = Cohort(ids, frame["group"].astype(str).tolist(), cfg.data.unit, "another set")
     kept = to_shared[prompts.owner] >= 0
     merged = Prompts(
         names,
@@ -91,11 +101,11 @@ def evaluate_external(
     embeddings, features = encode_images(model, images)
     known = to_shared[train_labels] >= 0
     probabilities = fit_predict(train_features[known], to_shared[train_labels][known], features, len(names))
-    scale = float(model.logit_scale.exp())
-    return [
-        zero_shot(embeddings, merged.weights(), truth, shared, cohort, scale=scale, name="external_zero_shot"),
+    evaluations = [
+        zero_shot(embeddings, merged.weights(), truth, shared, cohort, scale=model.scale, name="external_zero_shot"),
         classification("external_probe", probabilities, truth, shared, cohort),
     ]
+    return evaluations, fates
 
 
 def encode_images(model: DualEncoder, images: np.ndarray, batch: int = 128) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from core.data.audit import Finding, audit, refuse
-from core.data.captions import CaptionChooser
+from core.data.captions import CaptionChooser, words
 from core.data.concepts import RowConcepts, link_rows
 from core.data.manifest import Manifest, ManifestOptions
 from core.data.module import PairsDataModule
@@ -60,7 +60,8 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
         UserError: anything in manifest, splits or graph that would stop or invalidate the run.
     """
     path, knowledge_path = _sources(cfg)
-    need = "caption" if cfg.data.captions.source == "caption" else None
+    source = cfg.data.captions.source
+    need = None if source == "both" else source
     manifest = Manifest.read(path, manifest_options(cfg) if cfg.manifest else None, need)
     manifest = _split(cfg, manifest, folder)
     findings = audit(manifest)
@@ -70,11 +71,14 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
         graph = load_graph(knowledge_path, cfg.knowledge.prefix, cache_dir())
     if graph is None:
         count = len(manifest.frame)
-        relations = Relations(_caption_groups(manifest), np.zeros(count, np.int64))
+        relations = Relations(
+            np.unique(_group_texts(manifest, source), return_inverse=True)[1].astype(np.int64),
+            np.zeros(count, np.int64),
+        )
         return Inputs(manifest, tuple(findings), None, None, relations, (), not cfg.manifest)
     linker = Linker(graph, cfg.knowledge.aliases)
     concepts = link_rows(manifest, graph, linker, cfg.data.captions.source)
-    captions = [texts[0] if texts else "" for texts in manifest.frame["captions"]]
+    captions = _group_texts(manifest, source)
     # only concepts found in free text may be too common to mean anything; labels and the column are the user's word
     free = cfg.data.captions.source == "caption" and not manifest.frame["concepts"].map(bool).any()
     grouping = group_captions(captions, list(concepts.sets), cfg.knowledge.max_share if free else 1.0)
@@ -151,6 +155,13 @@ def _sources(cfg: DictConfig) -> tuple[Path, Any]:
 def _split(cfg: DictConfig, manifest: Manifest, folder: Path) -> Manifest:
     saved = folder / "splits.csv"
     if saved.is_file():  # a resumed run, or the run that is evaluated
+        made_by = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
+        if made_by.get("manifest_sha256") != manifest.sha256:
+            raise UserError(
+                f"the manifest '{manifest.path}' is not the one the run began with",
+                str(saved),
+                "restore it, or train anew",
+            )
         return manifest.with_frame(load_splits(manifest.frame, saved))
     split = cfg.data.split
     seed = cfg.seed if split.seed is None else split.seed
@@ -159,7 +170,10 @@ def _split(cfg: DictConfig, manifest: Manifest, folder: Path) -> Manifest:
     return manifest.with_frame(frame)
 
 
-def _caption_groups(manifest: Manifest) -> np.ndarray:
-    """Without a graph, identical captions are one group and every other row is its own, [N] int64."""
-    keys = [texts[0] if texts else f"row {row}" for row, texts in enumerate(manifest.frame["captions"])]
-    return np.unique(keys, return_inverse=True)[1].astype(np.int64)
+def _group_texts(manifest: Manifest, source: str) -> list[str]:
+    """What makes rows without concepts one group: an identical caption, or a class that captions are made from."""
+    frame = manifest.frame
+    return [
+        words(label) if source != "caption" and label is not None else texts[0] if texts else f"row {row}"
+        for row, (label, texts) in enumerate(zip(frame["label"], frame["captions"], strict=True))
+    ]

@@ -17,7 +17,7 @@ from core.types import UserError
 KEYS = frozenset(
     {
         "run", "input", "manifest", "query", "prompts", "out", "runs", "shard", "resume",
-        "output.root", "output.id", "knowledge.path", "knowledge.aliases", "knowledge.link", "knowledge.show",
+        "output.root", "output.id", "knowledge.path", "knowledge.aliases",
     }
 )  # fmt: skip
 PREFIX = "manifest_options."

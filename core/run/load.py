@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from core.run.folder import LATEST, find
+from core.run.folder import CONFIG
 from core.run.instantiate import instantiate
 from core.run.named import with_packaged
 from core.types import Geometry, UserError
@@ -42,21 +42,24 @@ class Model:
     @property
     def scale(self) -> float:
         """What cosines are multiplied with before a softmax."""
-        return float(self.encoder.logit_scale.detach().exp())
+        return self.encoder.scale
 
-    def embed_images(self, images: np.ndarray | Sequence[str | Path], batch_size: int = 128) -> np.ndarray:
+    def embed_images(
+        self, images: np.ndarray | Sequence[str | Path], resolution: float | None = None, batch_size: int = 128
+    ) -> np.ndarray:
         """Unit vectors, float32 [N, D].
 
         Args:
             images: uint8 [N, 3, s, s] at the model's geometry; or paths of pictures, which the run's reader opens and
                 cuts at the model's geometry around their centre.
+            resolution: size of a pixel of the pictures, where they do not say it (it overrides what they say).
 
         Raises:
             UserError: a picture that cannot be read, or whose scale is not known to a model that needs it.
         """
         import torch
 
-        pixels = images if isinstance(images, np.ndarray) else self._cut(images)
+        pixels = images if isinstance(images, np.ndarray) else self._cut(images, resolution)
         with torch.inference_mode():
             parts = [
                 self.encoder.encode_images(torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch_size])))
@@ -77,6 +80,7 @@ class Model:
         images: np.ndarray | Sequence[str | Path],
         classes: Sequence[str] | Mapping[str, Sequence[str]],
         templates: Sequence[str] | None = None,
+        resolution: float | None = None,
     ) -> np.ndarray:
         """Probabilities of classes, float64 [N, C].
 
@@ -84,6 +88,7 @@ class Model:
             images: as for :meth:`embed_images`.
             classes: names, or names with their synonyms.
             templates: with one ``{}`` each; by default those the run was evaluated with.
+            resolution: as for :meth:`embed_images`.
         """
         from core.evaluation.prompts import class_weights
         from core.evaluation.zero_shot import softmax
@@ -91,10 +96,12 @@ class Model:
         names = classes if isinstance(classes, Mapping) else {name: [name] for name in classes}
         texts = list(templates or self.config.evaluation.templates)
         weights = class_weights(self.encoder, names, texts)
-        probabilities: np.ndarray = softmax(self.scale * self.embed_images(images) @ weights.T)
+        probabilities: np.ndarray = softmax(self.scale * self.embed_images(images, resolution) @ weights.T)
         return probabilities
 
-    def predict(self, slide: str | Path, prompts: Sequence[str], out: str | Path) -> Maps:
+    def predict(
+        self, slide: str | Path, prompts: Sequence[str], out: str | Path, resolution: float | None = None
+    ) -> Maps:
         """Asks every tile of a slide and writes the map and areas into ``out``; see ``core.run.predict``.
 
         Raises:
@@ -102,14 +109,16 @@ class Model:
         """
         from core.run.predict import map_slide
 
-        return map_slide(self, instantiate(self.config.reader), Path(slide), list(prompts), Path(out))
+        return map_slide(
+            self, instantiate(self.config.reader), Path(slide), list(prompts), Path(out), resolution=resolution
+        )
 
-    def _cut(self, paths: Sequence[str | Path]) -> np.ndarray:
+    def _cut(self, paths: Sequence[str | Path], resolution: float | None) -> np.ndarray:
         from core.raster.patch import cut
 
         reader, pixels = instantiate(self.config.reader), []
         for path in paths:
-            with reader.open(Path(path), self.config.data.resolution) as raster:
+            with reader.open(Path(path), resolution) as raster:
                 pixels.append(cut(raster, None, self.geometry).pixels.transpose(2, 0, 1))
         return np.stack(pixels)
 
@@ -135,8 +144,7 @@ def load_config(folder: str | Path) -> DictConfig:
     Raises:
         UserError: the folder is no run folder.
     """
-    path = find(str(folder), Path("outputs"), "pathology") / "config.yaml" if str(folder) == LATEST else None
-    path = path or Path(folder) / "config.yaml"
+    path = Path(folder) / CONFIG
     if not path.is_file():
         raise UserError(f"'{folder}' is no run folder: it has no config.yaml", todo="give the folder of a trained run")
     config = OmegaConf.load(path)
@@ -156,9 +164,17 @@ def load_model(folder: str | Path) -> DualEncoder:
     if not path.is_file():
         raise UserError(f"the run '{folder}' has no {WEIGHTS}", todo="it did not end: go on with resume=<that folder>")
     # with the weights it began with, if any: their entry says the architecture
-    model: DualEncoder = instantiate(load_config(folder).model)
+    model = build_model(load_config(folder))
     load_trained(model, path)
     model.eval()
+    return model
+
+
+def build_model(config: DictConfig) -> DualEncoder:
+    """The untrained dual encoder of a config; with ``geometry=override`` it takes pictures of any scale as they are."""
+    model: DualEncoder = instantiate(config.model)
+    if config.get("geometry") == "override":
+        model.geometry = replace(model.geometry, resolution=None)
     return model
 
 

@@ -13,6 +13,8 @@ from core.run.folder import LATEST, find
 from core.types import UserError
 
 PACKAGED = "pkg://"
+FILES = ("input", "runs", "knowledge.path", "knowledge.aliases", "evaluation.hierarchy", "data.external.manifest",
+         "data.external.classes", "classes")  # fmt: skip
 
 
 def check_named(cfg: DictConfig, domain: str) -> None:
@@ -33,7 +35,7 @@ def check_named(cfg: DictConfig, domain: str) -> None:
         if "TRIVIUM_DATA" not in str(cfg._get_node("manifest")._value()):  # type: ignore[union-attr]
             raise
         raise UserError(error.what, todo="set TRIVIUM_DATA to the folder of the real data") from error
-    for key in ("input", "runs", "knowledge.path", "knowledge.aliases"):
+    for key in FILES:
         value = OmegaConf.select(cfg, key)
         for name in value if isinstance(value, ListConfig) else [value]:
             if name is not None and name != LATEST and not Path(packaged(str(name))).exists():

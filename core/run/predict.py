@@ -157,7 +157,13 @@ def ask_classes(model: Model, prompts: Sequence[str] | None) -> Classes:
 
 
 def map_slide(
-    model: Model, reader: Reader, slide: Path, prompts: Sequence[str], out: Path, settings: Settings | None = None
+    model: Model,
+    reader: Reader,
+    slide: Path,
+    prompts: Sequence[str],
+    out: Path,
+    settings: Settings | None = None,
+    resolution: float | None = None,
 ) -> Maps:
     """Asks every tile of one slide and writes ``maps/`` and ``tiles/`` into a folder.
 
@@ -167,6 +173,7 @@ def map_slide(
         slide: a file.
         prompts: one text a class, at least two; empty: the run's own.
         out: folder to write into.
+        resolution: size of a level-0 pixel, where the slide does not say it; that of the training set is not used.
 
     Raises:
         UserError: the slide cannot be used, no tile of it holds content, or nothing can be written.
@@ -174,7 +181,7 @@ def map_slide(
     settings = settings or Settings()
     _check(settings)
     classes = ask_classes(model, prompts)
-    asked = ask(reader, Source(Input(slide, slide.name), model.config.data.resolution), model, classes, settings)
+    asked = ask(reader, Source(Input(slide, slide.name), resolution), model, classes, settings)
     with asked.tiled.raster:
         if not len(asked.indices):
             why = asked.error or "no tile of it has enough content"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -9,11 +10,11 @@ from omegaconf import DictConfig
 
 from core.data.describe import describe
 from core.evaluation.pooled import pooled
-from core.models.dual_encoder import DualEncoder
 from core.run.evaluate import finish
 from core.run.inputs import make_data, read_inputs
 from core.run.instantiate import instantiate
-from core.run.status import write_status
+from core.run.load import build_model
+from core.run.status import exit_status, write_status
 from core.training.checkpoint import LAST
 from core.training.fit import fit
 
@@ -26,7 +27,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
     """
     inputs = read_inputs(cfg, folder)
     torch.manual_seed(cfg.seed)  # initial weights; every later draw is keyed by (seed, step)
-    model: DualEncoder = instantiate(cfg.model)
+    model = build_model(cfg)
     data = make_data(cfg, inputs, model)
     fates = data.prepare()
     describe(
@@ -40,7 +41,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
     )
     if cfg.dry_run:
         write_status(folder, fates)
-        return 0
+        return exit_status(fates, cfg.allow_failures)
     task = instantiate(cfg.task, model=model, objective=instantiate(cfg.objective))
     last = folder / LAST
     fit(
@@ -52,13 +53,16 @@ def run(cfg: DictConfig, folder: Path) -> int:
         schedule=instantiate(cfg.schedule),
         seed=cfg.seed,
         trainer=instantiate(cfg.trainer),
+        updaters=instantiate(cfg.updaters),
         logger=instantiate(cfg.logger) if cfg.logger else None,
         resume=last if cfg.resume and last.is_file() else None,
     )
-    return finish(cfg, folder, inputs, data, model, fates)
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        return 0  # the first of several tasks evaluates and writes
+    return finish(cfg, folder, inputs, data, model)
 
 
 def after_sweep(folder: Path, cfg: DictConfig) -> None:
     """Pools the folds of a cross-validation and prints the figures beside the stated floors."""
-    if cfg.data.split.folds:
+    if cfg.data.split.folds and not cfg.dry_run:
         pooled(folder)

@@ -25,7 +25,7 @@ class AlignmentTask(Task):
         if not model.temperature_loaded:
             model.set_temperature(objective.initial_scale, bias)
         elif objective.needs_bias and model.logit_bias is None:
-            model.set_temperature(float(model.logit_scale.exp()), bias)
+            model.set_temperature(model.scale, bias)
 
     def encode(self, batch: Batch, share: float) -> Encoded:
         embeddings = {"images": self.model.encode_images(batch.images), "texts": self.model.encode_texts(batch.tokens)}

@@ -53,7 +53,7 @@ def test_micrographs_are_grouped_by_book_and_chapter(monkeypatch: pytest.MonkeyP
     options = OmegaConf.to_container(cfg.manifest_options, resolve=True)
     frame = Manifest.read(cfg.manifest, ManifestOptions(**options)).frame  # type: ignore[arg-type]
     assert len(frame) == 219
-    assert frame.groupby("group")["book"].nunique().max() == 1  # the prefix tells the book
+    assert frame.groupby("group")["label"].nunique().max() == 1  # the prefix tells the book
     chapters = {"fig-ch03_01_11": "fig-ch03", "fig-ch04_04_01abc": "fig-ch04"}
     chapters["OSC_Microbio_03_03_ProkTable"] = "OSC_Microbio_03"
     assert frame.set_index("id")["group"][list(chapters)].tolist() == list(chapters.values())

@@ -85,10 +85,11 @@ def kill_in_checkpoint(step: int) -> None:
     """Dies with half a checkpoint on the disk, at the first one from ``step`` on."""
     write = torch.save
 
-    def half(content: dict[str, Any], path: Any) -> None:
-        write(content, path)
+    def half(content: dict[str, Any], file: Any) -> None:
+        write(content, file)
         if content["global_step"] >= step:
-            os.truncate(path, os.path.getsize(path) // 2)
+            file.truncate(file.tell() // 2)
+            file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoints.torch.save = half  # type: ignore[assignment]
