@@ -1,0 +1,14 @@
+"""The soak scripts as tests, run by hand: ``pytest -m soak``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.soak
+def test_twenty_seeds_of_kills_change_nothing() -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.soak.resume", "20"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
