@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from core.data.describe import describe
 from core.evaluation.pooled import pooled
-from core.run.evaluate import finish
+from core.run.evaluate import finish, wide_console
 from core.run.inputs import make_data, read_inputs
 from core.run.instantiate import instantiate
 from core.run.load import build_model
@@ -65,4 +65,4 @@ def run(cfg: DictConfig, folder: Path) -> int:
 def after_sweep(folder: Path, cfg: DictConfig) -> None:
     """Pools the folds of a cross-validation and prints the figures beside the stated floors."""
     if cfg.data.split.folds and not cfg.dry_run:
-        pooled(folder)
+        pooled(folder, console=wide_console())
