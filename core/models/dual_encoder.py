@@ -48,6 +48,12 @@ class DualEncoder(nn.Module):
         """Pooled features before the projection, for probes: uint8 [b, 3, H, W] -> float32 [b, width]."""
         return self.image_tower.features(self.normalise(images)).float()
 
+    def embed_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [b, D] and features [b, width] of uint8 [b, 3, H, W], from one pass through the backbone."""
+        features = self.image_tower.features(self.normalise(images))
+        embeddings = F.normalize(self.image_tower.projection(features).float(), dim=-1)
+        return embeddings, features.float()
+
     def encode_images(self, images: Tensor) -> Tensor:
         """uint8 [b, 3, H, W] -> float32 [b, D], L2-normalised."""
         return F.normalize(self.image_tower(self.normalise(images)).float(), dim=-1)

@@ -45,7 +45,7 @@ def embed_split(model: DualEncoder, data: PairsDataModule, split: str, batch_siz
         batches = data.eval_images(split, batch_size)
         for rows, images in track(batches, f"embedding {split}", total=total, transient=True):
             pixels = images.to(device)
-            embeddings, features = model.encode_images(pixels), model.image_features(pixels)
+            embeddings, features = model.embed_images(pixels)
             parts.append((rows, images.numpy(), embeddings.cpu().numpy(), features.cpu().numpy()))
     if not parts:
         size, nothing = model.geometry.size_px, np.zeros((0, model.embed_dim), np.float32)

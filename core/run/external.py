@@ -117,5 +117,5 @@ def encode_images(model: DualEncoder, images: np.ndarray, batch: int = 128) -> t
     with torch.inference_mode():
         for start in range(0, len(images), batch):
             pixels = torch.from_numpy(images[start : start + batch]).to(device)
-            parts.append((model.encode_images(pixels).cpu().numpy(), model.image_features(pixels).cpu().numpy()))
+            parts.append(tuple(part.cpu().numpy() for part in model.embed_images(pixels)))
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
