@@ -1,0 +1,1 @@
+"""Learning from bags: packed bags of any size, aggregators, and the tasks over them."""

@@ -1,0 +1,1 @@
+"""A vector index over embeddings of a whole cohort."""
