@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 Unit = Literal["um", "m", "mm"]
+Interpolation = Literal["bilinear", "bicubic"]  # both antialiased where a picture is made smaller
 
 
 class UserError(Exception):
@@ -120,7 +121,7 @@ class Geometry:
     unit: Unit = "um"
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
 
 
 # --------------------------------------------------------------------------------------------------------------------

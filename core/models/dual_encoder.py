@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from core.models.normalise import Normalise
 from core.models.tokenizer import Tokenizer, build_tokenizer
 from core.models.towers import ImageTower, TextTower, build_image_tower, build_text_tower
 from core.models.weights import WeightsEntry, fill
-from core.types import Geometry, UserError
+from core.types import Geometry, Interpolation, UserError
 
 MAX_LOGIT_SCALE = 100.0  # CLIP clips the learned scale there (Radford et al. 2021, 2.5)
 
@@ -138,12 +138,16 @@ def as_geometry(values: Mapping[str, Any]) -> Geometry:
     """A geometry out of a config or a weights entry; lists become tuples.
 
     Raises:
-        UserError: an unknown or missing key.
+        UserError: an unknown or missing key, or an interpolation that no reader has.
     """
     known = {field.name for field in fields(Geometry)}
     unknown = sorted(set(values) - known)
     if unknown or "size_px" not in values:
         raise UserError(f"geometry has {sorted(values)}", "geometry", f"give size_px and any of {sorted(known)}")
+    filters = get_args(Interpolation)
+    if values.get("interpolation", "bilinear") not in filters:
+        raise UserError(f"the interpolation is '{values['interpolation']}'", "geometry.interpolation",
+                        f"choose from {', '.join(filters)}")  # fmt: skip
     plain: dict[str, Any] = {key: tuple(value) if key in ("mean", "std") else value for key, value in values.items()}
     plain.setdefault("resolution", None)
     return Geometry(**plain)

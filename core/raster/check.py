@@ -62,6 +62,8 @@ def _check_reads(raster: Raster) -> None:
     assert np.array_equal(first.values, raster.read(half, (8, 6)).values), "two equal reads differ"
     side = min(8, width, height)
     corner = raster.read(Window(0, 0, side, side), (side, side))
+    cubic = raster.read(Window(0, 0, side, side), (side, side), "bicubic")
+    assert np.array_equal(cubic.values, corner.values), "pixels that need no resampling depend on the interpolation"
     shifted = raster.read(Window(-side, -side, 2 * side, 2 * side), (2 * side, 2 * side))
     assert not shifted.valid[:side].any(), "pixels outside of the raster are called valid"
     assert not shifted.valid[:, :side].any(), "pixels outside of the raster are called valid"

@@ -25,6 +25,8 @@ class Patch:
 def cut(raster: Raster, where: Window | tuple[float, float] | None, geometry: Geometry) -> Patch:
     """Cuts one patch of ``geometry.size_px`` squared.
 
+    Where pixels must be resampled, it is with the geometry's own interpolation, antialiased.
+
     A geometry *with* a resolution takes its exact field of view around the centre of ``where`` (resampled, never
     stretched; outside of the raster is background). A geometry *without* one takes the largest square in the middle of
     ``where`` and scales it, as CLIP does with photographs.
@@ -32,14 +34,14 @@ def cut(raster: Raster, where: Window | tuple[float, float] | None, geometry: Ge
     Args:
         raster: an open raster.
         where: a window, a centre (x, y), both in level-0 pixels, or None for the whole raster.
-        geometry: size and resolution of the patch.
+        geometry: size, resolution and interpolation of the patch.
 
     Raises:
         UserError: the geometry has a resolution and the raster has none, or one of another unit.
         ReadError: the pixels cannot be read.
     """
     window = field_of_view(raster, where, geometry)
-    pixels = raster.read(window, (geometry.size_px, geometry.size_px))
+    pixels = raster.read(window, (geometry.size_px, geometry.size_px), geometry.interpolation)
     known = isinstance(raster.resolution, Resolution)
     scale = raster.resolution.mean * window.width / geometry.size_px if known else None  # type: ignore[union-attr]
     return Patch(

@@ -14,11 +14,13 @@ import numpy as np
 from PIL import Image
 
 from core.raster.reader import ReadError
-from core.types import Level, NoResolution, Pixels, Resolution, Window
+from core.types import Interpolation, Level, NoResolution, Pixels, Resolution, Window
 
 BLOCK_PX = 2048  # largest side of one fetch: bounds memory, and stays below sizes at which drawing libraries fail
 LEVEL_SLACK = 1.01  # a level of downsample 4.0004 serves a wish for 4
 TOLERATED_LOSS = 0.01  # unreadable share of a window that is masked rather than raised
+# Pillow's filters widen with the scale, so both are antialiased; and how far they reach, in pixels of the coarser side
+FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1.0), "bicubic": (Image.Resampling.BICUBIC, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class PyramidRaster(ABC):
     ) -> None:
         self.close()
 
-    def read(self, window: Window, out_size: tuple[int, int]) -> Pixels:
-        return self._read(window, out_size, TOLERATED_LOSS)
+    def read(self, window: Window, out_size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Pixels:
+        return self._read(window, out_size, TOLERATED_LOSS, interpolation)
 
     def thumbnail(self, max_px: int) -> Pixels:
         width, height = self.size
@@ -83,7 +85,13 @@ class PyramidRaster(ABC):
         out_size = max(1, round(width * scale)), max(1, round(height * scale))
         return self._read(Window(0, 0, width, height), out_size, 0.999)
 
-    def _read(self, window: Window, out_size: tuple[int, int], tolerated: float) -> Pixels:
+    def _read(
+        self,
+        window: Window,
+        out_size: tuple[int, int],
+        tolerated: float,
+        interpolation: Interpolation = "bilinear",
+    ) -> Pixels:
         columns, rows = out_size
         if not (window.width > 0 and window.height > 0 and columns > 0 and rows > 0):
             raise ValueError(f"an empty window {window} or output {out_size}")
@@ -93,7 +101,7 @@ class PyramidRaster(ABC):
         down = math.ceil(window.height / downsample / BLOCK_PX)
         across, down = min(across, columns), min(down, rows)
         if across == down == 1:
-            region = self._part(number, window, out_size)
+            region = self._part(number, window, out_size, interpolation)
             self._refuse_loss([region], window, tolerated)
             valid = np.ones((rows, columns), np.bool_) if region.valid is None else region.valid
             return Pixels(_array(region.image), valid)
@@ -108,7 +116,7 @@ class PyramidRaster(ABC):
                     window.width * (right - left) / columns,
                     window.height * (bottom - top) / rows,
                 )
-                region = self._part(number, part, (right - left, bottom - top))
+                region = self._part(number, part, (right - left, bottom - top), interpolation)
                 values[top:bottom, left:right] = _array(region.image)
                 if region.valid is not None:
                     valid[top:bottom, left:right] = region.valid
@@ -127,20 +135,21 @@ class PyramidRaster(ABC):
             place = f"x {window.x:.0f}, y {window.y:.0f}, {window.width:.0f} x {window.height:.0f}"
             raise ReadError(f"a window ({place}) cannot be read: {reason}", str(self.path))
 
-    def _part(self, number: int, window: Window, out_size: tuple[int, int]) -> Region:
+    def _part(self, number: int, window: Window, out_size: tuple[int, int], interpolation: Interpolation) -> Region:
         """Reads one block: fetches the integer rectangle around it and resamples the exact fractional box."""
         level = self.levels[number]
         # both axes by their own factor: level sizes are rounded, so the factors differ a little
         fx, fy = level.width / self.size[0], level.height / self.size[1]
         left, top = window.x * fx, window.y * fy
         right, bottom = left + window.width * fx, top + window.height * fy
+        resampling, reach = FILTERS[interpolation]
         sx, sy = (right - left) / out_size[0], (bottom - top) / out_size[1]
         copied = abs(sx - 1) < 1e-4 and abs(sy - 1) < 1e-4 and _whole(left) and _whole(top)
         if copied:
             x0, y0 = round(left), round(top)
             x1, y1 = x0 + out_size[0], y0 + out_size[1]
         else:  # a margin for the filter, so that neighbouring blocks meet without a seam
-            mx, my = math.ceil(max(sx, 1.0)) + 1, math.ceil(max(sy, 1.0)) + 1
+            mx, my = math.ceil(reach * max(sx, 1.0)) + 1, math.ceil(reach * max(sy, 1.0)) + 1
             x0, y0 = math.floor(left) - mx, math.floor(top) - my
             x1, y1 = math.ceil(right) + mx, math.ceil(bottom) + my
         inner = max(x0, 0), max(y0, 0), min(x1, level.width), min(y1, level.height)
@@ -170,7 +179,7 @@ class PyramidRaster(ABC):
             min(right - x0, float(region.image.width)),
             min(bottom - y0, float(region.image.height)),
         )
-        image = region.image.convert("RGB").resize(out_size, Image.Resampling.BILINEAR, box=box)
+        image = region.image.convert("RGB").resize(out_size, resampling, box=box)
         valid = region.valid
         if valid is not None:
             valid = np.asarray(Image.fromarray(valid).resize(out_size, Image.Resampling.NEAREST, box=box))

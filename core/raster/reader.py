@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from core.types import Level, NoResolution, Pixels, Resolution, Unit, UserError, Window
+from core.types import Interpolation, Level, NoResolution, Pixels, Resolution, Unit, UserError, Window
 
 
 class ReadError(UserError):
@@ -40,10 +40,11 @@ class Raster(Protocol):
     def metadata(self) -> dict[str, str]:
         """What the file says of itself. May identify a patient: never copied into an output."""
 
-    def read(self, window: Window, out_size: tuple[int, int]) -> Pixels:
+    def read(self, window: Window, out_size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Pixels:
         """Resamples a window to ``out_size`` (width, height): uint8 [H, W, 3] with a validity mask [H, W].
 
-        The pyramid level is the coarsest one at least as fine as wanted, so the result depends on nothing else.
+        The pyramid level is the coarsest one at least as fine as wanted, so the result depends on nothing else. A
+        window of whole pixels of a level at its own size is copied, whatever the interpolation.
 
         Raises:
             ReadError: the window cannot be read. The raster has reopened itself: other windows can still be read.

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import conf
-from core.models.dual_encoder import DualEncoder, build
+from core.models.dual_encoder import DualEncoder, as_geometry, build
 from core.models.normalise import Normalise
 from core.models.tokenizer import ClipTokenizer
 from core.models.towers import build_image_tower, build_text_tower
@@ -67,6 +67,12 @@ def test_captions_are_cut_at_the_longest_without_changing_them(small: DualEncode
 
 def test_no_captions_give_no_rows(small: DualEncoder) -> None:
     assert small.encode_texts(small.tokenize([])).shape == (0, 64)
+
+
+def test_an_interpolation_that_no_reader_has_is_refused() -> None:
+    assert as_geometry({"size_px": 32, "interpolation": "bicubic"}).interpolation == "bicubic"
+    with pytest.raises(UserError, match=r"'lanczos'.*choose from bilinear, bicubic"):
+        as_geometry({"size_px": 32, "interpolation": "lanczos"})
 
 
 def test_normalisation_is_the_geometrys() -> None:

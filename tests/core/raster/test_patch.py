@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.raster.patch import cut
 from core.types import Geometry, NoResolution, Resolution, UserError, Window
@@ -23,6 +24,15 @@ def test_a_patch_at_the_rasters_own_resolution_is_not_resampled() -> None:
     x, y = int(patch.window.x), int(patch.window.y)
     assert (x, y) == (100, 100)
     assert np.array_equal(patch.pixels, picture[y : y + 100, x : x + 100])
+
+
+def test_a_patch_is_resampled_by_the_models_own_interpolation() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    for name, kind in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
+        patch = cut(MemoryRaster([picture]), (150, 140), Geometry(64, 1.1, interpolation=name))  # type: ignore[arg-type]
+        w = patch.window
+        wanted = np.asarray(Image.fromarray(picture).resize((64, 64), kind, (w.x, w.y, w.x + w.width, w.y + w.height)))
+        assert np.abs(patch.pixels.astype(int) - wanted).max() <= 1
 
 
 def test_a_picture_smaller_than_the_field_of_view_is_padded_not_stretched() -> None:

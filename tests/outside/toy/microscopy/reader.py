@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from core.raster.reader import ReadError
-from core.types import Level, Pixels, Resolution, Window
+from core.types import Interpolation, Level, Pixels, Resolution, Window
 
 
 class Picture:
@@ -23,11 +23,11 @@ class Picture:
         self.resolution = Resolution(resolution or 1.0, resolution or 1.0, "um", "manifest" if resolution else "toy")
         self.metadata: dict[str, str] = {}
 
-    def read(self, window: Window, out_size: tuple[int, int]) -> Pixels:
+    def read(self, window: Window, out_size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Pixels:
         box = (window.x, window.y, window.x + window.width, window.y + window.height)
         inside = Image.fromarray(np.full(self._pixels.shape[:2], 255, np.uint8))
         image = Image.fromarray(self._pixels).transform(
-            out_size, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR
+            out_size, Image.Transform.EXTENT, box, Image.Resampling[interpolation.upper()]
         )
         valid = inside.transform(out_size, Image.Transform.EXTENT, box, Image.Resampling.NEAREST)
         return Pixels(np.asarray(image), np.asarray(valid) > 0)
