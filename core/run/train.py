@@ -39,8 +39,10 @@ def run(cfg: DictConfig, folder: Path) -> int:
         inputs.group_names,
         cfg.data.sharing,
     )
+    first = os.environ.get("SLURM_PROCID", "0") == "0"  # of several tasks, which share the folder
+    if first:
+        write_status(folder, fates)  # before training: it names what a run that cannot go on has lost
     if cfg.dry_run:
-        write_status(folder, fates)
         return exit_status(fates, cfg.allow_failures)
     task = instantiate(cfg.task, model=model, objective=instantiate(cfg.objective))
     last = folder / LAST
@@ -57,8 +59,8 @@ def run(cfg: DictConfig, folder: Path) -> int:
         logger=instantiate(cfg.logger) if cfg.logger else None,
         resume=last if cfg.resume and last.is_file() else None,
     )
-    if os.environ.get("SLURM_PROCID", "0") != "0":
-        return 0  # the first of several tasks evaluates and writes
+    if not first:
+        return 0  # the first evaluates and writes
     return finish(cfg, folder, inputs, data, model)
 
 

@@ -35,7 +35,11 @@ WEIGHTS = "model.safetensors"
 
 
 class TrainData(Protocol):
-    """What training needs of the data: batches as a pure function of the step."""
+    """What training needs of the data: batches as a pure function of the step.
+
+    Data that a run may resume over have a ``fingerprint: str`` too: a hash of what trains, in order. It is kept in the
+    checkpoint, and a run goes on only over data of the same one.
+    """
 
     def train_batches(self, start_step: int, stop_step: int, rank: int, size: int) -> Iterable[Batch]:
         """Batches of optimiser steps ``start_step`` to ``stop_step - 1``, the part of ``rank`` among ``size``."""
@@ -103,11 +107,11 @@ def fit(
         The module; its task is trained and in evaluation mode, on the CPU.
 
     Raises:
-        UserError: a loss that is not finite, a checkpoint that does not fit.
+        UserError: a loss that is not finite, a checkpoint that does not fit, or data other than it was written over.
         Interrupted: a signal came; ``last.ckpt`` holds everything up to it.
     """
     options = trainer or TrainerOptions()
-    begun = 0 if resume is None else int(read_checkpoint(resume)["global_step"])
+    begun = 0 if resume is None else _begun(resume, data)
     module = TrainingModule(task, step, optimiser, schedule, seed, updaters, options.log_every)
     loggers: list[Logger] = []
     stop = StopOnSignal()
@@ -133,6 +137,29 @@ def fit(
     return module
 
 
+def _begun(checkpoint: Path, data: TrainData) -> int:
+    """The optimiser step a checkpoint was written after.
+
+    Raises:
+        UserError: it was written over other data.
+    """
+    kept = read_checkpoint(checkpoint)
+    before, now = kept.get(_StepData.__qualname__, {}).get("fingerprint"), _fingerprint(data)
+    if before is not None and now is not None and before != now:
+        raise UserError(
+            "what would train now is not what this run began with: rows, splits or readable pictures changed",
+            str(checkpoint),
+            "restore the files that are named above (and in status.csv), or start a new run without resume=",
+        )
+    return int(kept["global_step"])
+
+
+def _fingerprint(data: TrainData) -> str | None:
+    """Hash of what trains; None for data that are made in memory and cannot change."""
+    found: str | None = getattr(data, "fingerprint", None)
+    return found
+
+
 @rank_zero_only
 def _tidy(folder: Path) -> None:
     """Removes what a killed run left half-written under temporary names."""
@@ -147,6 +174,11 @@ class _StepData(pl.LightningDataModule):
     def __init__(self, data: TrainData, stop_step: int) -> None:
         super().__init__()
         self.data, self.stop_step = data, stop_step
+        self.fingerprint = _fingerprint(data)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Goes into every checkpoint; ``_begun`` reads it before any process starts."""
+        return {"fingerprint": self.fingerprint}
 
     def train_dataloader(self) -> Iterable[Batch]:
         trainer = self.trainer

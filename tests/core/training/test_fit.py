@@ -8,6 +8,8 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from core.data.manifest import Manifest
 from core.models.weights import load_trained
 from core.objectives.sigmoid import SigmoidContrastive
 from core.objectives.softmax import SoftmaxContrastive
@@ -30,8 +33,9 @@ from core.training.module import TrainingModule
 from core.training.optimiser import AdamW, CosineWarmup
 from core.training.step import Cached, Plain, Step
 from core.types import Batch, UserError
+from tests.core.data.cohort import make_module, write_cohort
 from tests.core.models.test_dual_encoder import from_config
-from tests.core.training.worlds import PairWorld, tiny_pair
+from tests.core.training.worlds import WORDS, PairWorld, tiny_pair
 
 CPU = TrainerOptions(accelerator="cpu", precision="32-true", log_every=5, checkpoint_every=4)
 
@@ -153,6 +157,35 @@ def test_another_seed_is_refused_on_resume(tmp_path: Path) -> None:
     train(tmp_path)
     with pytest.raises(UserError, match="seed 11"):
         train(tmp_path, resume=tmp_path / LAST, seed=12)
+
+
+class Cohort:
+    """A cohort of files, in words that the tiny towers know."""
+
+    def __init__(self, manifest: Path) -> None:
+        self.module = make_module(manifest)
+        self.fates = self.module.prepare(progress=False)
+        self.fingerprint = self.module.fingerprint
+
+    def train_batches(self, start_step: int, stop_step: int, rank: int, size: int) -> Iterator[Batch]:
+        batches = self.module.train_batches(start_step, stop_step, rank, size)
+        return (replace(batch, tokens=batch.tokens % WORDS) for batch in batches)
+
+
+def test_a_run_does_not_go_on_over_other_pictures(tmp_path: Path) -> None:
+    manifest = write_cohort(tmp_path)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match="step 3 of 12"):
+        train(run, data=Cohort(manifest), callbacks=[SignalAt(2, signal.SIGTERM)])
+    picture = tmp_path / Manifest.read(manifest).frame["path"][3]
+    whole = picture.read_bytes()
+    picture.write_bytes(b"became unreadable")
+    with pytest.raises(UserError, match=r"not what this run began with.*last\.ckpt.*without resume="):
+        train(run, data=Cohort(manifest), resume=run / LAST)
+    assert read_checkpoint(run / LAST)["global_step"] == 3
+    picture.write_bytes(whole)
+    train(run, data=Cohort(manifest), resume=run / LAST)
+    assert (run / "model.safetensors").is_file()
 
 
 def test_plain_and_cached_steps_train_alike(tmp_path: Path) -> None:
