@@ -1,0 +1,156 @@
+"""What all bag tasks share: an aggregator, a linear head on the embedding of a bag, prediction and attribution."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from core.objectives.exchange import Exchange
+from core.training.task import Task
+from core.types import Encoded, LossTerms, UserError
+
+if TYPE_CHECKING:
+    from core.mil.aggregator import Aggregator, BagOutput
+    from core.mil.bags import PackedBags
+    from core.mil.data import BagBatch
+
+
+class BagTask(Task):
+    """An aggregator with a linear head of K outputs; a subclass says what they mean and how far they are off.
+
+    The head runs in float32 (float64 for a model in float64) under autocast too: it is tiny, and a bf16 logit has
+    three digits. Where no loss couples samples, ``loss`` is zero and everything comes out of ``encode``.
+
+    Args:
+        aggregator: turns a pack of bags into embeddings [B, E].
+        outputs: K.
+        bias: whether the head has one; a score whose level cannot matter (a log-risk) has none.
+    """
+
+    def __init__(self, aggregator: Aggregator, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.aggregator = aggregator
+        self.head = nn.Linear(aggregator.width, outputs, bias=bias)
+
+    def prepare(self, labels: Mapping[str, npt.ArrayLike], ids: Sequence[str], patients: Sequence[str]) -> None:
+        """Looks at the labels of the *training* bags once, before the first step: refuses what cannot be learned, and
+        keeps what a task derives from them (bins, mean) as buffers, which are saved with the weights.
+
+        Args:
+            labels: by column, [N] or [N, ...] of the N training bags.
+            ids: [N] of the bags, to name one in an error.
+            patients: [N] the independent unit of each.
+
+        Raises:
+            UserError: a label is missing or out of range.
+        """
+
+    @abstractmethod
+    def encode(self, batch: BagBatch, share: float) -> Encoded:  # type: ignore[override]  # bags, not pictures
+        """Losses of a (micro-)batch; see :class:`core.training.task.Task`."""
+
+    def loss(self, encoded: Encoded, exchange: Exchange) -> LossTerms:
+        """Nothing couples the samples, unless a subclass says so."""
+        return LossTerms(self.head.weight.new_zeros(()))
+
+    @abstractmethod
+    def outcome(self, scores: Tensor) -> Tensor:
+        """What is shown to a person, from the scores [B, K] of the head."""
+
+    def forward(self, bags: PackedBags, labels: Tensor | None = None) -> tuple[Tensor, BagOutput]:
+        """Scores [B, K], at least float32, and what the aggregator gave.
+
+        Args:
+            bags: B bags with T tiles together.
+            labels: [B] int64 class of each bag for aggregators that learn instances by it, -1 unknown.
+        """
+        output = self.aggregator(bags, labels)
+        with torch.autocast(output.embedding.device.type, enabled=False):
+            scores = lifted(self.head(output.embedding.to(self.head.weight.dtype)))
+        return scores, output
+
+    def predict(self, bags: PackedBags) -> npt.NDArray[np.float32]:
+        """:meth:`outcome` of a pack, without gradient and with dropout off; the first dimension is the bags'."""
+        with evaluating(self), torch.no_grad():
+            values: npt.NDArray[np.float32] = self.outcome(self(bags)[0]).float().cpu().numpy()
+        return values
+
+    def contributions(self, bags: PackedBags) -> npt.NDArray[np.float32]:
+        """Signed share [T, K] of each tile in the K scores of its bag (the head's bias belongs to no tile)."""
+        with evaluating(self), torch.no_grad():
+            output = self.aggregator(bags)
+            shares: npt.NDArray[np.float32]
+            shares = self.aggregator.contributions(output, self.head.weight).float().cpu().numpy()
+        return shares
+
+    def exported(self) -> nn.Module:
+        return self
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every submodule's own mode comes back afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def lifted(values: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def share_of_mean(losses: Tensor, share: float) -> Tensor:
+    """Mean of the losses [b, ...] of a (micro-)batch times its share in the global batch: shares sum to the mean."""
+    return losses.sum() * (share / max(losses.numel(), 1))
+
+
+def auxiliary(output: BagOutput, share: float) -> dict[str, Tensor]:
+    """The aggregator's own terms (means over the bags of the pack) as shares."""
+    return {name: value * share for name, value in output.auxiliary.items()}
+
+
+def label(batch: BagBatch, column: str) -> Tensor:
+    """One label column of a batch, [b].
+
+    Raises:
+        UserError: the batch has no such column.
+    """
+    if column not in batch.labels:
+        raise UserError(
+            f"the bags have no label column '{column}', only {', '.join(sorted(batch.labels)) or 'none'}",
+            "bag_task",
+            "name the column by manifest_options.columns, or choose another bag_task",
+        )
+    return batch.labels[column]
+
+
+def check_classes(labels: Mapping[str, npt.ArrayLike], column: str, classes: int, ids: Sequence[str]) -> None:
+    """Refuses class numbers outside of -1 (unknown) to ``classes - 1``, and a column without any known class.
+
+    Raises:
+        UserError: names the first such bag.
+    """
+    if column not in labels:
+        raise UserError(f"the training bags have no label column '{column}'", "bag_task", "name the column")
+    values = np.asarray(labels[column])
+    wrong = np.flatnonzero(~((values >= -1) & (values < classes) & (values == np.floor(values))))
+    if len(wrong):
+        raise UserError(
+            f"{column} of bag '{ids[wrong[0]]}' is {values[wrong[0]]} ({len(wrong)} such bags)",
+            f"column {column}",
+            f"use whole numbers from 0 to {classes - 1}, or -1 for unknown",
+        )
+    if not (values >= 0).any():
+        raise UserError(f"no training bag has a known {column}", f"column {column}", "check the manifest and the split")
