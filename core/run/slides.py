@@ -1,30 +1,36 @@
-"""What `tile` and `predict` share: which rasters, at which resolution, with which tiles; and words for a failure."""
+"""What verbs over slides share: which rasters, at which resolution, with which tiles; and words for a failure."""
 
 from __future__ import annotations
 
+import csv
 import math
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from core.files import atomic_write
 from core.raster.coverage import Coverage, tissue_coverage
 from core.raster.grid import TileGrid
 from core.raster.listing import Input, list_inputs
 from core.raster.patch import require_resolution
 from core.raster.reader import Raster, Reader, ReadError
-from core.types import Fate, Unit, UserError
+from core.types import Fate, Interpolation, Unit, UserError, Window
 
 READ_THREADS = min(4, os.cpu_count() or 1)  # decoding leaves the interpreter's lock
 AHEAD = 64  # tiles read before they are wanted: bounds memory
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,15 @@ def sources(cfg: DictConfig, reader: Reader) -> tuple[list[Source], list[Fate], 
     supplied: dict[Path, float | None] = {}
     missing: list[Fate] = []
     ignored: tuple[str, ...] = ()
+    root = Path()
     if cfg.manifest is not None:
-        supplied, missing = _manifest_resolutions(cfg)
+        supplied, missing, root = _manifest_resolutions(cfg)
     if cfg.input is not None:
         listing = list_inputs(reader, Path(cfg.input))
         inputs, ignored, missing = listing.inputs, listing.ignored, []
     elif cfg.manifest is not None:
-        root = Path(os.path.commonpath([path.parent for path in supplied]))
+        if not all(path.is_relative_to(root) for path in supplied):
+            root = Path(os.path.commonpath([path.parent for path in supplied]))
         inputs = tuple(Input(path, path.relative_to(root).as_posix()) for path in sorted(supplied))
     else:
         raise UserError("no slides are named", "input", "set input= to a slide or a folder, or manifest= to a table")
@@ -78,7 +86,8 @@ def sources(cfg: DictConfig, reader: Reader) -> tuple[list[Source], list[Fate], 
     return found, missing, ignored
 
 
-def _manifest_resolutions(cfg: DictConfig) -> tuple[dict[Path, float | None], list[Fate]]:
+def _manifest_resolutions(cfg: DictConfig) -> tuple[dict[Path, float | None], list[Fate], Path]:
+    """Resolution of each picture, fates of missing ones, and the root, under which pictures keep their names."""
     from core.data.manifest import Manifest, ManifestOptions  # pandas: only where a manifest is given
 
     manifest = Manifest.read(cfg.manifest, ManifestOptions(**(cfg.get("manifest_options") or {})))
@@ -86,7 +95,25 @@ def _manifest_resolutions(cfg: DictConfig) -> tuple[dict[Path, float | None], li
     pictures = manifest.frame.dropna(subset="path")
     for path, value in zip(pictures["path"], pictures["resolution"], strict=True):
         values[(manifest.root / path).resolve()] = None if math.isnan(value) else float(value)
-    return values, list(manifest.fates)
+    return values, list(manifest.fates), manifest.root.resolve()
+
+
+def shard(value: str | None, items: Sequence[T]) -> list[T]:
+    """Every n-th item, from the i-th on, of a list that is the same for all shards.
+
+    Args:
+        value: ``i/n`` with i from 1 to n; None: everything.
+        items: of the whole run.
+
+    Raises:
+        UserError: the value is nothing of the kind.
+    """
+    if value is None:
+        return list(items)
+    first, _, count = str(value).partition("/")
+    if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise UserError(f"shard is '{value}'", todo="write i/n with i from 1 to n, such as shard=1/4 to shard=4/4")
+    return list(items[int(first) - 1 :: int(count)])
 
 
 def open_tiled(
@@ -125,38 +152,44 @@ def check_tiles(overlap: float, min_coverage: float) -> None:
         raise UserError(f"tile.min_coverage is {min_coverage}; expected a share above 0 and at most 1")
 
 
-def read_tiles(tiled: Tiled, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray | ReadError]]:
+def read_tiles(
+    tiled: Tiled, indices: Sequence[int], interpolation: Interpolation = "bilinear"
+) -> Iterator[tuple[int, np.ndarray | ReadError]]:
     """Reads tiles with threads that stay a little ahead; a broken tile gives its error, in its place.
 
     Args:
         tiled: an open raster.
         indices: numbers of tiles in the grid.
+        interpolation: of the model that looks at them.
 
     Yields:
         (number, uint8 [s, s, 3] or the error), in the order of ``indices``.
     """
-    size = (tiled.grid.tile_px, tiled.grid.tile_px)
 
     def read(index: int) -> np.ndarray | ReadError:
-        try:
-            return tiled.raster.read(tiled.grid.window(index), size).values
-        except ReadError as error:
-            return error
+        return read_tile(tiled, index, interpolation)
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        yield from _ordered(pool, read, (int(index) for index in indices))
+        yield from ordered(pool, read, (int(index) for index in indices), AHEAD)
 
 
-def _ordered(
-    pool: ThreadPoolExecutor, work: Callable[[int], np.ndarray | ReadError], items: Iterable[int]
-) -> Iterator[tuple[int, np.ndarray | ReadError]]:
-    """``pool.map`` would submit everything at once and keep every result: this holds at most AHEAD of them."""
-    rest = iter(items)
-    waiting: list[tuple[int, Future[np.ndarray | ReadError]]] = []
+def read_tile(tiled: Tiled, index: int, interpolation: Interpolation) -> np.ndarray | ReadError:
+    """One tile as uint8 [s, s, 3], or why it cannot be read."""
+    size = (tiled.grid.tile_px, tiled.grid.tile_px)
     try:
-        waiting = [(item, pool.submit(work, item)) for item in islice(rest, AHEAD)]
+        return tiled.raster.read(tiled.grid.window(index), size, interpolation).values
+    except ReadError as error:
+        return error
+
+
+def ordered(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[tuple[T, R]]:
+    """``pool.map`` would submit everything at once and keep every result: this holds at most ``ahead`` of them."""
+    rest = iter(items)
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    try:
+        waiting.extend((item, pool.submit(work, item)) for item in islice(rest, ahead))
         while waiting:
-            item, future = waiting.pop(0)
+            item, future = waiting.popleft()
             yield item, future.result()
             waiting.extend((item, pool.submit(work, item)) for item in islice(rest, 1))
     finally:
@@ -184,6 +217,21 @@ def describe(tiled: Tiled) -> dict[str, int | float | str]:
         "resolution_source": resolution.source,
         "grid_tiles": len(tiled.grid),
     }
+
+
+def write_failed_tiles(folder: Path, failed: Sequence[tuple[str, Window, str]]) -> None:
+    """Writes ``failed_tiles.csv`` (slide, place in level-0 pixels, reason) where there is a tile to name."""
+    if failed:
+        rows = [(name, place.x, place.y, place.width, place.height, why) for name, place, why in failed]
+        write_rows(folder / "failed_tiles.csv", ("path", "x", "y", "w", "h", "reason"), rows)
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Writes a CSV, whole or not at all."""
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def print_fates(fates: Sequence[Fate], ignored: Sequence[str]) -> None:
