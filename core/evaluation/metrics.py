@@ -26,8 +26,8 @@ class Metric:
     """The recipe of a figure; it is stored with the figure so that runs can be compared item by item."""
 
     name: str  # "zero_shot/leaf_accuracy"
-    kind: Literal["mean", "median", "balanced", "auroc"]
-    column: str  # of the items; for "auroc" a column of probability vectors
+    kind: Literal["mean", "median", "balanced", "auroc", "labels_auroc", "concordance", "kappa", "r2"]
+    column: str  # of the items; for "auroc" a column of probability vectors; the last four are in `agreement.py`
     where: str = ""  # "" all items; "rare": items whose column `rare` is true; "direction=text_to_image": equal to
     better: Literal["higher", "lower"] = "higher"
 
@@ -72,6 +72,10 @@ def statistic(metric: Metric, items: pd.DataFrame) -> Statistic:
             else np.zeros((0, 0))
         )
         inner = macro_auroc(scores, rows["target"].to_numpy(dtype=np.int64))
+    elif metric.kind in ("labels_auroc", "concordance", "kappa", "r2"):
+        from core.evaluation.agreement import of_items  # builds on this module
+
+        inner = of_items(metric.kind, metric.column, rows)
     else:
         values = rows[metric.column].to_numpy(dtype=np.float64)
         if metric.kind == "mean":

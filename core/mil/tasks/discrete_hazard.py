@@ -57,7 +57,8 @@ class BagDiscreteHazard(SurvivalTask):
         return F.logsigmoid(-scores).cumsum(dim=1).exp()
 
     def risk(self, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return -predictions.sum(axis=1)
+        risks: npt.NDArray[np.float32] = -predictions.sum(axis=1)
+        return risks
 
 
 def quantile_edges(times: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:

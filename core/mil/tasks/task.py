@@ -133,7 +133,8 @@ def label(batch: BagBatch, column: str) -> Tensor:
             "bag_task",
             "name the column by manifest_options.columns, or choose another bag_task",
         )
-    return batch.labels[column]
+    values: Tensor = batch.labels[column]
+    return values
 
 
 def check_classes(labels: Mapping[str, npt.ArrayLike], column: str, classes: int, ids: Sequence[str]) -> None:
