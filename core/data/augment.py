@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
-RGB = np.linalg.inv(YIQ).astype(np.float32)
+LUMA = np.array([[0.299, 0.587, 0.114]])
+YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+RGB = np.linalg.inv(YIQ)
+DRAWS = 6  # random numbers an image takes
 
 
 @dataclass(frozen=True)
@@ -27,29 +28,37 @@ class Augment:
     saturation: float = 0.1  # factor in 1 +- this
     hue: float = 0.02  # turn in +- this (1 is a full circle)
 
-    def __call__(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Args: image, uint8 [3, s, s]; a generator of this sample alone. Returns: uint8 [3, s, s], a new array."""
-        turns, mirrored = int(random.integers(4)), bool(random.integers(2))
-        draws = random.uniform(-1, 1, 4)
-        if self.rotations:
-            image = np.rot90(image, turns, axes=(1, 2))
-        if self.flips and mirrored:
-            image = image[:, :, ::-1]
+    def __call__(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Every image by its own draws.
+
+        Args:
+            images: uint8 [b, 3, s, s].
+            draws: float [b, 6] in [0, 1): turns, mirror, brightness, contrast, saturation, hue.
+
+        Returns:
+            uint8 [b, 3, s, s], a new array.
+        """
+        turned = np.empty(images.shape, np.uint8)
+        for image, draw, out in zip(images, draws, turned, strict=True):
+            if self.rotations:
+                image = np.rot90(image, int(4 * draw[0]), axes=(1, 2))
+            out[:] = image[:, :, ::-1] if self.flips and draw[1] < 0.5 else image
         if not (self.brightness or self.contrast or self.saturation or self.hue):
-            return np.ascontiguousarray(image)
-        bright, contrast, saturation = 1 + draws[:3] * (self.brightness, self.contrast, self.saturation)
-        angle = 2 * math.pi * draws[3] * self.hue
-        matrix = _hue(angle) @ (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * LUMA[None, :])
-        flat = image.reshape(3, -1).astype(np.float32)
-        grey = float(LUMA @ flat.mean(axis=1)) * bright
-        matrix = (matrix * (bright * contrast)).astype(np.float32)
-        values = matrix @ flat + np.float32((1 - contrast) * grey)
-        jittered: np.ndarray = np.clip(np.rint(values), 0, 255).astype(np.uint8).reshape(image.shape)
-        return jittered
+            return turned
+        ranges = np.array([self.brightness, self.contrast, self.saturation, 2 * math.pi * self.hue])
+        bright, contrast, saturation, angle = ((2 * draws[:, 2:] - 1) * ranges + (1, 1, 1, 0)).T[..., None, None]
+        matrix = _hue(angle) @ (saturation * np.eye(3) + (1 - saturation) * LUMA)  # [b, 3, 3]
+        flat = turned.reshape(len(images), 3, -1).astype(np.float32)
+        grey = LUMA @ flat.mean(axis=2, keepdims=True) * bright  # [b, 1, 1]
+        values = (matrix * (bright * contrast)).astype(np.float32) @ flat
+        values += ((1 - contrast) * grey).astype(np.float32)
+        jittered: np.ndarray = np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)
+        return jittered.reshape(images.shape)
 
 
-def _hue(angle: float) -> np.ndarray:
-    """Rotation of the chroma plane, [3, 3]; grey stays grey."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], np.float32)
+def _hue(angle: np.ndarray) -> np.ndarray:
+    """Rotation of the chroma plane by each angle, [b, 1, 1] -> [b, 3, 3]; grey stays grey."""
+    turn = np.zeros((len(angle), 3, 3))
+    turn[:, 0, 0] = 1
+    turn[:, 1:, 1:] = np.cos(angle) * np.eye(2) + np.sin(angle) * np.array([[0, -1], [1, 0]])
     return RGB @ turn @ YIQ

@@ -36,7 +36,7 @@ class Batches:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[Batch]:
-        for item in _loader(self.dataset, range(self.start, self.stop), self.workers):
+        for item in _load(self.dataset, range(self.start, self.stop), self.workers):
             if isinstance(item, Failed):
                 raise item.error
             yield item
@@ -151,7 +151,7 @@ class PairsDataModule:
         A picture that has become unreadable since :meth:`prepare` is left out, rows and all, and counted.
         """
         parts = list(chunks(self.rows(split), batch_size))
-        for rows, images in _loader(_Pictures(self.tiles, parts), range(len(parts)), self.workers):
+        for rows, images in _load(_Pictures(self.tiles, parts), range(len(parts)), self.workers):
             if len(rows):
                 yield rows, images
 
@@ -176,17 +176,26 @@ class _Pictures(Dataset[tuple[np.ndarray, torch.Tensor]]):
         return np.array(kept, np.int64), torch.from_numpy(stacked)
 
 
-def _loader(dataset: Dataset[Any], order: range, workers: int) -> DataLoader[Any]:
+def _load(dataset: Dataset[Any], order: range, workers: int) -> Iterator[Any]:
     """Items in the given order, each made whole by one worker."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=order,
-        num_workers=workers,
-        collate_fn=_same,
-        worker_init_fn=ignore_signals,
-        prefetch_factor=2 if workers else None,
+    loader = iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=order,
+            num_workers=workers,
+            collate_fn=_same,
+            worker_init_fn=ignore_signals,
+            prefetch_factor=2 if workers else None,
+        )
     )
+    try:
+        yield from loader
+    finally:
+        # an error that is kept somewhere keeps the loader too; at exit Python would then send its workers a SIGTERM,
+        # which they leave to the main process, and wait for them for ever
+        if workers:
+            loader._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def ignore_signals(_worker: int) -> None:

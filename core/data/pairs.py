@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from core.data.augment import Augment
+from core.data.augment import DRAWS, Augment
 from core.data.captions import CaptionChooser
 from core.data.samplers import Sampler, philox, shard
 from core.data.targets import Relations, make_targets
@@ -53,7 +53,7 @@ class PairDataset(Dataset[Batch | Failed]):
         """This rank's share of the batch of a step, with the targets of the whole batch."""
         rows = self.rows[self.sampler.batch(step)]
         splits, mine = shard(rows, self.rank, self.size)
-        images = torch.from_numpy(np.stack([self.image(step, int(row)) for row in mine]))
+        images = torch.from_numpy(self.images(step, mine, splits[self.rank], len(rows)))
         tokens, owner, targets = torch.empty((0, 0), dtype=torch.int64), np.empty(0, np.int64), None
         if self.captions is not None and self.tokenize is not None:
             texts = [self.captions.choose(step, int(row)) for row in mine]
@@ -70,10 +70,16 @@ class PairDataset(Dataset[Batch | Failed]):
             labels=None if self.labels is None else torch.from_numpy(self.labels[mine]),
         )
 
-    def image(self, step: int, row: int) -> np.ndarray:
-        """The augmented tile of a row at a step, uint8 [3, s, s]."""
-        pixels = self._read(step, row)
-        return pixels if self.augment is None else self.augment(pixels, philox(self.seed, 4, step, row))
+    def images(self, step: int, rows: np.ndarray, first: int, total: int) -> np.ndarray:
+        """The augmented tiles of the rows at ``first`` and after in the global batch of ``total``, uint8 [b, 3, s, s].
+
+        Randomness belongs to (seed, step, place in the global batch): how the batch is split does not change it.
+        """
+        pixels = np.stack([self._read(step, int(row)) for row in rows])
+        if self.augment is None:
+            return pixels
+        draws = philox(self.seed, 4, step).random((total, DRAWS))
+        return self.augment(pixels, draws[first : first + len(rows)])
 
     def _read(self, step: int, row: int) -> np.ndarray:
         try:

@@ -21,7 +21,7 @@ from core.evaluation.zero_shot import softmax
 from core.files import atomic_write, cache_dir
 from core.types import Evaluation
 
-_VERSION = 1  # raise it when the training of the control changes: cached predictions are then made again
+_VERSION = 2  # raise it when the training of the control changes: cached predictions are then made again
 
 
 @dataclass(frozen=True)

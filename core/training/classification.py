@@ -33,12 +33,14 @@ class ClassificationTask(Task):
     ) -> None:
         super().__init__()
         self.normalise = Normalise(geometry)
-        self.backbone, width = timm_backbone(backbone, geometry.size_px, model_args)
+        built, width = timm_backbone(backbone, geometry.size_px, model_args)
+        self.backbone = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
         self.head = nn.Linear(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: uint8 [b, 3, H, W] -> float [b, classes]."""
-        logits: Tensor = self.head(self.backbone(self.normalise(images)))
+        pixels = self.normalise(images).contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.head(self.backbone(pixels))
         return logits
 
     def encode(self, batch: Batch, share: float) -> Encoded:

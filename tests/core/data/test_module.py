@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from core.data.augment import Augment
+from core.data.augment import DRAWS, Augment
 from core.data.manifest import Manifest
-from core.data.module import PairsDataModule, _loader
+from core.data.module import PairsDataModule, _load
 from core.data.samplers import UniformSampler, philox
 from core.data.tiles import TileSource
 from core.raster.reader import ReadError
@@ -143,10 +143,11 @@ def test_a_picture_lost_during_training_is_replaced_by_one_of_its_group_and_coun
         same = [torch.equal(x, y) for x, y in zip(a.images, b.images, strict=True)]
         assert same == [name != "p0" for name in a.ids]
     alike = [row for row in module.rows("train") if module.manifest.frame["label"][row] == "disc" and row != 0]
-    replaced = [(b.step, b.images[b.ids.index("p0")].numpy()) for b in after if "p0" in b.ids]
-    for step, image in replaced:
-        others = [Augment()(module.tiles.get(int(row)), philox(5, 4, step, 0)) for row in alike]
-        assert any(np.array_equal(image, other) for other in others)
+    replaced = [(b, b.ids.index("p0")) for b in after if "p0" in b.ids]
+    for batch, place in replaced:
+        draws = philox(5, 4, batch.step).random((len(batch.ids), DRAWS))[place : place + 1]
+        others = [Augment()(module.tiles.get(int(row))[None], draws)[0] for row in alike]
+        assert any(np.array_equal(batch.images[place].numpy(), other) for other in others)
     fate = next(fate for fate in module.tiles.fates() if Path(lost).name == fate.path)
     assert fate.status == "partial"
     assert fate.counts["late_failures"] == len(replaced)
@@ -259,7 +260,7 @@ class Handlers(torch.utils.data.Dataset):  # type: ignore[type-arg]
 def test_workers_leave_signals_to_the_main_process() -> None:
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
-        assert list(_loader(Handlers(), range(1), 1)) == [[True, True, True]]
+        assert list(_load(Handlers(), range(1), 1)) == [[True, True, True]]
     finally:
         signal.signal(signal.SIGUSR1, before)
 
