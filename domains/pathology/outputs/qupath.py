@@ -30,9 +30,16 @@ def qupath_origin(metadata: Mapping[str, str]) -> tuple[float, float]:
 
 
 class QuPathGeoJson:
-    """Writes areas as QuPath annotations with a classification and measurements."""
+    """Writes areas as QuPath annotations with a classification and measurements.
+
+    Args:
+        score: what an area's number is called among its measurements.
+    """
 
     suffix = ".geojson"
+
+    def __init__(self, score: str = "Mean probability") -> None:
+        self.score = score
 
     def write(
         self,
@@ -57,17 +64,19 @@ class QuPathGeoJson:
         origin = qupath_origin(raster.metadata)
         collection = {
             "type": "FeatureCollection",
-            "features": [_feature(area, origin, raster, names[area.label], colours[area.label]) for area in areas],
+            "features": [
+                _feature(area, origin, raster, names[area.label], colours[area.label], self.score) for area in areas
+            ],
         }
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(collection), encoding="utf-8")
 
 
 def _feature(
-    area: Area, origin: tuple[float, float], raster: Raster, name: str, colour: tuple[int, int, int]
+    area: Area, origin: tuple[float, float], raster: Raster, name: str, colour: tuple[int, int, int], score: str
 ) -> dict[str, object]:
     moved = shapely.transform(area.polygon, lambda points: (points - origin).round(2))
-    measurements = {"Mean probability": round(area.probability, 6), "Tiles": area.tiles}
+    measurements = {score: round(area.probability, 6), "Tiles": area.tiles}
     if isinstance(raster.resolution, Resolution):
         square_microns = area.pixels * raster.resolution.x * raster.resolution.y
         measurements["Area um^2"] = round(square_microns, 1)

@@ -1,0 +1,387 @@
+"""A vector index over the feature files of a cohort: a folder that is always whole, and follows its features.
+
+``slides.parquet`` *is* the index: a row a slide says in which shard its tiles are, beside columns of the manifest;
+what it does not name is not part of the index. An update writes shards beside the old ones and then replaces this one
+file, so a kill leaves the index as it was, or with the slides of the shards that were done.
+
+===========================  =====================================================================================
+``slides.parquet``           file, slide, shard, first, tiles, width, height, bytes, mtime_ns, path, ``manifest.*``
+``<name>.faiss``             vectors of a shard (:mod:`core.search.shards`)
+``<name>.parquet``           x, y of its tiles: top left corners in level-0 pixels, by row
+===========================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.files import atomic_write
+from core.search.shards import SHARD_TILES, SUFFIX, Shard, write_shard
+from core.types import Fate, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.mil.features import Header
+
+SCHEMA_VERSION = 1
+SLIDES = "slides.parquet"
+FOLDER = "search_index"  # of the index of a folder of features, in that folder
+TIMED_TILES = 20_000  # of a dry run
+PREFIX = "manifest."  # of columns that come from the manifest
+COLUMNS = {
+    "file": "str", "slide": "str", "shard": "str", "first": "int64", "tiles": "int64", "width": "float64",
+    "height": "float64", "bytes": "int64", "mtime_ns": "int64", "path": "object",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Which tower made the vectors of an index."""
+
+    encoder: str  # name@hash
+    weights_sha256: str  # of its weights file
+    space: str  # "projected" (shared with texts) or "pooled"
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """An index as it was when it was opened."""
+
+    folder: Path
+    tower: Tower | None  # None: no slide yet
+    slides: pd.DataFrame  # a row a slide, see the module
+
+    def __len__(self) -> int:
+        return int(self.slides["tiles"].sum())
+
+    @cached_property
+    def shards(self) -> dict[str, Shard]:
+        """By name, in the order of :attr:`slides`."""
+        return {name: Shard(self.folder / f"{name}{SUFFIX}") for name in self.slides["shard"].unique()}
+
+    def corners(self, shard: str) -> np.ndarray:
+        """Top left corners of a shard's tiles, int64 [rows, 2] in level-0 pixels."""
+        from pyarrow import parquet
+
+        table = parquet.read_table(self.folder / f"{shard}.parquet")
+        return np.stack([table["x"].to_numpy(), table["y"].to_numpy()], 1)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an update has to do, or did."""
+
+    added: tuple[str, ...]  # files
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    kept: int
+
+
+def is_index(folder: str | Path) -> bool:
+    """Whether a folder is an index."""
+    return (Path(folder) / SLIDES).is_file()
+
+
+def open_index(folder: str | Path) -> Index:
+    """Opens an index; an empty folder is an index without slides.
+
+    Raises:
+        UserError: it is damaged, or was written by a newer version.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    folder = Path(folder)
+    path = folder / SLIDES
+    if not path.is_file():
+        return Index(folder, None, _empty())
+    try:
+        table = parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"'{path}' is damaged: {error}", todo="remove the index: it is made anew") from error
+    said = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if "encoder" not in said:
+        raise UserError(f"'{path}' is no index of this suite", todo="give a folder of feature files, or an index")
+    if int(said["schema_version"]) > SCHEMA_VERSION:
+        raise UserError(f"the index '{folder}' has schema version {said['schema_version']}, newer than "
+                        f"{SCHEMA_VERSION}", todo="update trivium")  # fmt: skip
+    frame = table.to_pandas()
+    return Index(folder, Tower(said["encoder"], said["weights_sha256"], said["space"]), frame)
+
+
+def plan(index: Index, features: Path) -> Changes:
+    """Which feature files below a folder are new, changed or gone; a changed one has another size or time."""
+    from core.mil.features import SUFFIX as FEATURES
+
+    there = {}
+    for path in sorted(features.rglob(f"*{FEATURES}")):
+        if not path.name.startswith("."):  # being written
+            state = path.stat()
+            there[path.relative_to(features).as_posix()] = (state.st_size, state.st_mtime_ns)
+    slides = index.slides
+    known = dict(zip(slides["file"], zip(slides["bytes"], slides["mtime_ns"], strict=True), strict=True))
+    added = tuple(name for name in there if name not in known)
+    changed = tuple(name for name in there if name in known and known[name] != there[name])
+    removed = tuple(name for name in known if name not in there)
+    return Changes(added, changed, removed, len(there) - len(added) - len(changed))
+
+
+def update(folder: str | Path, features: str | Path, seed: int = 0) -> tuple[Index, Changes, list[Fate]]:
+    """Brings an index up to its features: adds new and changed files, drops those that are gone.
+
+    An index is of one tower: that of most tiles when it is made (or when nothing of the old index is left). A file of
+    another tower is refused by name. Shards of which less than half is still in use, and small ones when there is
+    something to add, are made anew. One process updates at a time, others wait.
+
+    Args:
+        folder: of the index; made when it is not there.
+        features: folder of feature files, searched to any depth.
+        seed: of k-means.
+
+    Returns:
+        The index, what was done, and the fate of every feature file.
+
+    Raises:
+        UserError: there is no feature file, none can be used, or the index cannot be written.
+    """
+    folder, features = Path(folder), Path(features)
+    with _locked(folder):
+        index = open_index(folder)
+        changes = plan(index, features)
+        if not (changes.added or changes.changed or changes.kept):
+            raise UserError(f"there is no feature file below '{features}'", todo="make them with the verb embed")
+        slides = index.slides[~index.slides["file"].isin(changes.removed)].reset_index(drop=True)
+        if not changes.kept:  # another tower may have made all of them anew
+            index = Index(folder, _most(features, [*changes.added, *changes.changed]), _empty())
+        elif changes.removed:
+            index = replace(index, slides=slides)
+            _commit(index)
+        todo = [*changes.added, *changes.changed]
+        todo = sorted({*todo, *_worn(index, bool(todo))})
+        fates = [Fate(name, "ok", "", {"tiles": int(tiles)})
+                 for name, tiles in zip(index.slides["file"], index.slides["tiles"], strict=True)
+                 if name not in todo]  # fmt: skip
+        while todo:
+            index, done, new = _add(index, features, todo, seed)
+            todo, fates = todo[done:], fates + new
+        if not len(index.slides):
+            raise UserError(f"no feature file below '{features}' can be used", fates[0].path, fates[0].reason)
+        _clean(index)
+    return index, changes, sorted(fates, key=lambda fate: fate.path)
+
+
+def estimate(features: Path, files: Sequence[str], seed: int = 0) -> tuple[int, float, float, list[Fate]]:
+    """What adding files would take: tiles, gigabytes, hours (from building a small shard) and refused files."""
+    from core.mil.features import read_header
+
+    parts: list[np.ndarray] = []
+    tiles, timed, spent = 0, 0, 0.0
+    fates = []
+    for file in files:
+        try:
+            tiles += read_header(features / file).tiles
+            if timed < TIMED_TILES:
+                start = time.perf_counter()
+                parts.append(_read(features / file)[3])
+                timed, spent = timed + len(parts[-1]), spent + time.perf_counter() - start
+        except UserError as error:
+            fates.append(_refused(file, error))
+    if not parts:
+        return 0, 0.0, 0.0, fates
+    with tempfile.TemporaryDirectory() as scratch:
+        start = time.perf_counter()
+        write_shard(Path(scratch) / f"timed{SUFFIX}", parts, seed)
+        spent += time.perf_counter() - start
+    return tiles, tiles * (2 * parts[0].shape[1] + 24) / 1e9, spent / timed * tiles / 3600, fates
+
+
+def _worn(index: Index, adding: bool) -> list[str]:
+    """Files of shards that are to be made anew."""
+    worn = []
+    for name, group in index.slides.groupby("shard"):
+        size, used = len(index.shards[str(name)]), int(group["tiles"].sum())
+        if 2 * used < size or (adding and 2 * size < SHARD_TILES):
+            worn += list(group["file"])
+    return worn
+
+
+def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[Index, int, list[Fate]]:
+    """Puts the first files of ``todo``, as many as fill a shard, in place of what the index has of them."""
+    import pandas as pd
+
+    parts, corners, rows, fates = [], [], [], []
+    tower, first, done = index.tower, 0, 0
+    width = next((shard.width for shard in index.shards.values()), None)
+    name = uuid.uuid4().hex[:12]
+    while done < len(todo) and first < SHARD_TILES:
+        file = todo[done]
+        done += 1
+        try:
+            state = (features / file).stat()
+            own, slide, size, vectors, places = _read(features / file)
+            if width not in (None, vectors.shape[1]):
+                raise UserError(f"it has {vectors.shape[1]} features a tile, the index {width}", todo="make it anew")
+            if own != tower:
+                raise UserError(f"its features are of {_said(own)}, those of the index of {_said(tower)}",
+                                todo="keep features of one tower in a folder")  # fmt: skip
+        except (UserError, OSError) as error:
+            fates.append(_refused(file, error))
+            continue
+        width = vectors.shape[1]
+        rows.append((file, slide, name, first, len(vectors), *size, state.st_size, state.st_mtime_ns, None))
+        parts.append(vectors)
+        corners.append(places)
+        first += len(vectors)
+        fates.append(Fate(file, "ok", "", {"tiles": len(vectors)}))
+    new = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    if parts:
+        write_shard(index.folder / f"{name}{SUFFIX}", parts, seed)
+        _write_corners(index.folder / f"{name}.parquet", np.concatenate(corners))
+    old = index.slides.set_index("file")
+    for column in old.columns[old.columns.str.startswith(PREFIX) | (old.columns == "path")]:
+        new[column] = new["file"].map(old[column])  # what the manifest said holds for a file made anew
+    rest = index.slides[~index.slides["file"].isin(todo[:done])]
+    slides = pd.concat([rest, new], ignore_index=True) if len(rest) else new
+    index = Index(index.folder, tower, slides.sort_values("file", ignore_index=True))
+    _commit(index)
+    return index, done, fates
+
+
+def annotate(index: Index, paths: Mapping[str, str], columns: pd.DataFrame) -> Index:
+    """Keeps with the slides where their files are and what a manifest says of them.
+
+    Args:
+        index: an index.
+        paths: file of a slide, by its name; slides it does not name keep theirs.
+        columns: of the manifest, a row a slide, indexed by its name; when it has columns, they replace all those of
+            an earlier manifest.
+
+    Raises:
+        UserError: the index cannot be written.
+    """
+    with _locked(index.folder):
+        index = open_index(index.folder)
+        slides = index.slides.copy()
+        slides["path"] = slides["slide"].map(paths).fillna(slides["path"]).astype(object)
+        if len(columns.columns):
+            slides = slides.drop(columns=[name for name in slides if name.startswith(PREFIX)])
+            slides = slides.join(columns.add_prefix(PREFIX), on="slide")
+        if not slides.equals(index.slides):
+            index = replace(index, slides=slides)
+            _commit(index)
+    return index
+
+
+def _read(path: Path) -> tuple[Tower, str, tuple[float, float], np.ndarray, np.ndarray]:
+    """Tower, slide, (width, height) of a tile in level-0 pixels, vectors [T, D], corners int64 [T, 2] of a file."""
+    from core.mil.features import read_bag, read_header
+
+    header, bag = read_header(path), read_bag(path)
+    said = header.attributes
+    pixel = np.array([said.resolution_x, said.resolution_y])
+    corners = np.rint(bag.coordinates.astype(np.float64) / pixel).astype(np.int64)
+    size = (said.tile_size / said.resolution_x, said.tile_size / said.resolution_y)
+    return _tower(header), said.name, size, bag.features, corners
+
+
+def _tower(header: Header) -> Tower:
+    said = header.attributes
+    return Tower(said.encoder, said.weights_sha256, said.space)
+
+
+def _most(features: Path, files: Sequence[str]) -> Tower:
+    """The tower of most tiles.
+
+    Raises:
+        UserError: no file can be read.
+    """
+    from core.mil.features import read_header
+
+    counts: Counter[Tower] = Counter()
+    errors = []
+    for file in files:
+        try:
+            header = read_header(features / file)
+        except UserError as error:
+            errors.append(error)
+        else:
+            counts[_tower(header)] += header.tiles
+    if not counts:
+        raise UserError(f"none of {len(files)} feature files below '{features}' can be used", str(errors[0]))
+    return counts.most_common(1)[0][0]
+
+
+def _refused(file: str, error: Exception) -> Fate:
+    text = "; ".join(part for part in (error.what, error.todo) if part) if isinstance(error, UserError) else str(error)
+    return Fate(file, "refused", text)
+
+
+def _said(tower: Tower) -> str:
+    return f"'{tower.encoder}'"
+
+
+def _empty() -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+
+
+def _write_corners(path: Path, corners: np.ndarray) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with atomic_write(path) as temporary:
+        parquet.write_table(pa.table({"x": corners[:, 0], "y": corners[:, 1]}), temporary)
+
+
+def _commit(index: Index) -> None:
+    """Replaces ``slides.parquet``: from now on this is the index."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    assert index.tower is not None
+    said = {"schema_version": SCHEMA_VERSION, **asdict(index.tower)}
+    table = pa.Table.from_pandas(index.slides, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), **{key: str(value) for key, value in said.items()}}
+    with atomic_write(index.folder / SLIDES) as temporary:
+        parquet.write_table(table.replace_schema_metadata(metadata), temporary)
+
+
+def _clean(index: Index) -> None:
+    """Removes shards that are no longer named, and what a killed update left."""
+    named = set(index.slides["shard"])
+    for path in index.folder.iterdir():
+        shard = path.suffix in (SUFFIX, ".parquet") and path.name != SLIDES and path.stem not in named
+        if shard or path.name.startswith(".writing-"):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process that holds it, however it ends."""
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise UserError(f"cannot write the index '{folder}': {error.strerror}", "out",
+                        "set out= to a folder that can be written") from error  # fmt: skip
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
