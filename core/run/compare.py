@@ -30,10 +30,14 @@ def run(cfg: DictConfig, folder: Path) -> int:
     given = list(cfg.runs) if isinstance(cfg.runs, ListConfig) else [cfg.runs]
     runs, unfinished = find_runs(given)
     arms, factors = find_arms(runs)
-    result = compare(arms, factors, cfg.compare.baseline)
     console = Console()
     for path in unfinished:
         console.print(f"left out, no results: {path}", markup=False, soft_wrap=True)
+    if cfg.get("dry_run"):
+        for name, found in ("runs", runs), ("unfinished", unfinished), ("arms", arms), ("factors", factors):
+            console.print(f"{name}: {len(found)}", highlight=False)
+        return 0
+    result = compare(arms, factors, cfg.compare.baseline)
     show(result, console)
     page = write_comparison(folder, result)
     console.print(f"comparison: {page}", markup=False, soft_wrap=True)

@@ -166,7 +166,8 @@ def _split(cfg: DictConfig, manifest: Manifest, folder: Path) -> Manifest:
     split = cfg.data.split
     seed = cfg.seed if split.seed is None else split.seed
     frame = assign_splits(manifest.frame, split.fractions, seed, split.fold, split.folds)
-    save_splits(frame, saved, seed=seed, fold=split.fold, folds=split.folds, manifest_sha256=manifest.sha256)
+    if not cfg.dry_run:
+        save_splits(frame, saved, seed=seed, fold=split.fold, folds=split.folds, manifest_sha256=manifest.sha256)
     return manifest.with_frame(frame)
 
 

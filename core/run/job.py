@@ -122,7 +122,8 @@ def run_in(folder: Path, cfg: DictConfig, allow: Sequence[str], resumed: bool, s
             _write_end(folder, "interrupted" if stopped else "failed", code, started, facts, error=message)
         raise
     if own:
-        _write_end(folder, "completed", status, started, facts, failures=failure_count(folder))
+        ended = "dry_run" if cfg.dry_run else "completed"  # nothing is done: a dry run can be gone on with
+        _write_end(folder, ended, status, started, facts, failures=failure_count(folder))
     return status
 
 

@@ -34,6 +34,7 @@ from core.run.slides import (
     read_tiles,
     reason,
     sources,
+    spread,
 )
 from core.run.status import exit_status, write_status
 from core.types import Fate, UserError
@@ -84,7 +85,7 @@ class Asked:
     probabilities: np.ndarray  # [N, C]
     failed: int
     error: str  # of the first broken tile
-    seconds: float  # a tile
+    seconds: float  # that the whole slide takes, projected from the tiles that were asked
 
 
 def run(cfg: DictConfig, folder: Path) -> int:
@@ -119,7 +120,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
             asked = _fate_or_answers(cfg, settings, reader, source, model, classes)
             fates.append(_fate(source, asked))
             if isinstance(asked, Asked):
-                seconds += asked.seconds * len(asked.tiled.coverage.kept)
+                seconds += asked.seconds
                 if not cfg.dry_run and len(asked.indices):
                     maps = write_maps(folder, source.input.name, asked, classes, settings.threshold, writer)
                     rows.append({"path": source.input.name, **maps.summary})
@@ -128,8 +129,9 @@ def run(cfg: DictConfig, folder: Path) -> int:
     print_fates(fates, ignored)
     if cfg.dry_run:
         tiles = sum(int(fate.counts.get("tiles", 0)) for fate in fates)
-        print(f"estimated_hours: {seconds / 3600:.3g}")
-        print(f"estimated_output_gb: {tiles * (6 + len(classes.names)) * 8 / 1e9:.3g}")
+        size = tiles * (5 + len(classes.names)) * 8 + 3 * OVERVIEW_PX**2 * sum(fate.status == "ok" for fate in fates)
+        print(f"hours: {seconds / 3600:.3g}")
+        print(f"gb: {size / 1e9:.3g}")  # at most: tables and pictures are compressed
     else:
         columns = ["path", "tiles", "failed_tiles", "prediction"]
         with atomic_write(folder / "predictions.csv") as temporary:
@@ -192,7 +194,7 @@ def map_slide(
 def ask(
     reader: Reader, source: Source, model: Model, classes: Classes, settings: Settings, most: int | None = None
 ) -> Asked:
-    """Asks the tiles of one slide, at most the first ``most``.
+    """Asks the tiles of one slide, at most ``most``, spread over it.
 
     Raises:
         UserError: the model has no resolution, or the slide cannot be used.
@@ -203,17 +205,19 @@ def ask(
             "the model was trained on pictures of unknown scale, so it cannot say how large a tile is",
             todo="choose a run with a model.geometry.resolution",
         )
+    began = time.perf_counter()
     tiled = open_tiled(
         reader, source, geometry.size_px, geometry.resolution, settings.overlap, settings.min_coverage, geometry.unit
     )
-    wanted = [int(index) for index in tiled.coverage.kept[:most]]
+    kept = [int(index) for index in tiled.coverage.kept]
+    wanted = kept if most is None else spread(kept, most)
     start = time.perf_counter()
     indices, cosines, errors = _cosines(tiled, wanted, model, classes.weights, settings.batch_size)
-    spent = (time.perf_counter() - start) / max(len(wanted), 1)
+    seconds = start - began + (time.perf_counter() - start) / max(len(wanted), 1) * len(kept)
     probabilities = softmax(model.scale * cosines)
     if settings.smoothing and len(indices):
         probabilities = smooth(tiled.grid, indices, probabilities)
-    return Asked(tiled, indices, probabilities, len(errors), errors[0] if errors else "", spent)
+    return Asked(tiled, indices, probabilities, len(errors), errors[0] if errors else "", seconds)
 
 
 def _fate_or_answers(
@@ -253,7 +257,7 @@ def _cosines(
             parts.append(model.embed_images(images) @ weights.T)
             waiting.clear()
 
-    for index, pixels in read_tiles(tiled, wanted):
+    for index, pixels in read_tiles(tiled, wanted, model.geometry.interpolation):
         if isinstance(pixels, ReadError):
             errors.append(reason(pixels))
             continue

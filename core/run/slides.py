@@ -173,6 +173,12 @@ def read_tiles(
         yield from ordered(pool, read, (int(index) for index in indices), AHEAD)
 
 
+def spread(indices: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of some tiles, from the first on to the last: neighbours lie in one part of a file."""
+    step = max(1, -(-len(indices) // most))
+    return [int(index) for index in indices[::step]]
+
+
 def read_tile(tiled: Tiled, index: int, interpolation: Interpolation) -> np.ndarray | ReadError:
     """One tile as uint8 [s, s, 3], or why it cannot be read."""
     size = (tiled.grid.tile_px, tiled.grid.tile_px)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +27,9 @@ from core.run.slides import (
     read_tiles,
     reason,
     sources,
+    spread,
+    write_failed_tiles,
+    write_rows,
 )
 from core.run.status import exit_status, write_status
 from core.types import Fate, UserError, Window
@@ -45,8 +48,7 @@ class Checked:
     read: tuple[int, ...]  # numbers of good tiles
     failed: tuple[int, ...]
     error: str  # of the first failed tile
-    seconds: float  # spent reading
-    asked: int  # tiles that were to be read
+    seconds: float  # that the whole raster takes; in a dry run projected from the tiles that were read
 
 
 def run(cfg: DictConfig, folder: Path) -> int:
@@ -70,15 +72,17 @@ def run(cfg: DictConfig, folder: Path) -> int:
     _check_size(cfg.tile.size_px, cfg.tile.resolution)
     fates: list[Fate] = list(missing)
     broken: list[tuple[str, Window, str]] = []
-    seconds = 0.0
+    seconds, size = 0.0, 0
     with progress_bar() as bar:
         task = bar.add_task("slides", total=len(todo))
         for source in todo:
             checked = _check(cfg, reader, source)
             fates.append(_fate(source, checked))
             if isinstance(checked, Checked):
-                seconds += checked.seconds * max(len(checked.tiled.coverage.kept), 1) / max(checked.asked, 1)
-                if not cfg.dry_run:
+                seconds += checked.seconds
+                if cfg.dry_run:
+                    size += _output_bytes(source, checked)
+                else:
                     _write(folder, source, checked)
                 broken += [
                     (source.input.name, checked.tiled.grid.window(index), checked.error) for index in checked.failed
@@ -88,15 +92,11 @@ def run(cfg: DictConfig, folder: Path) -> int:
     print_fates(fates, ignored)
     if cfg.dry_run:
         tiles = sum(int(fate.counts.get("tiles", 0)) for fate in fates)
-        print(f"estimated_hours: {seconds / 3600:.3g}")
-        print(f"estimated_decoded_gb: {tiles * cfg.tile.size_px**2 * 3 / 1e9:.3g}")
+        print(f"hours: {seconds / 3600:.3g}")
+        print(f"gb: {size / 1e9:.3g}")
+        print(f"decoded_gb: {tiles * cfg.tile.size_px**2 * 3 / 1e9:.3g}")  # of pixels, for whoever embeds them
     else:
-        if broken:
-            _write_rows(
-                folder / "failed_tiles.csv",
-                ("path", "x", "y", "w", "h", "reason"),
-                [(name, w.x, w.y, w.width, w.height, error) for name, w, error in broken],
-            )
+        write_failed_tiles(folder, broken)
         write_status(folder, fates)
     return exit_status(fates, cfg.allow_failures)
 
@@ -111,18 +111,19 @@ def _check_size(size_px: int, resolution: float | None) -> None:
 def _check(cfg: DictConfig, reader: Reader, source: Source) -> Checked | Exception:
     """Opens, tiles and reads one slide. Whatever is wrong with it is its own fate and ends no run."""
     try:
-        tile = cfg.tile
+        tile, began = cfg.tile, time.perf_counter()
         tiled = open_tiled(reader, source, tile.size_px, tile.resolution, tile.overlap, tile.min_coverage)
         kept = [int(index) for index in tiled.coverage.kept]
         wanted = kept if tile.verify else []
         if cfg.dry_run:
-            step = max(1, len(kept) // SAMPLE)
-            wanted = kept[::step][:SAMPLE]
+            wanted = spread(wanted, SAMPLE)
         start = time.perf_counter()
         errors = {i: reason(result) for i, result in read_tiles(tiled, wanted) if isinstance(result, ReadError)}
         good = tuple(index for index in kept if index not in errors)
         first = next(iter(errors.values()), "")
-        return Checked(tiled, good, tuple(errors), first, time.perf_counter() - start, len(wanted))
+        reading = (time.perf_counter() - start) / max(len(wanted), 1)
+        seconds = start - began + reading * (len(kept) if tile.verify else 0)
+        return Checked(tiled, good, tuple(errors), first, seconds)
     except UserError as error:
         return error
     except Exception as error:  # a file that no one foresaw must not end a run over ten thousand; debug=true shows it
@@ -161,22 +162,24 @@ def _note(tiled: Tiled) -> str:
 
 def _write(folder: Path, source: Source, checked: Checked) -> None:
     tiled, name = checked.tiled, source.input.name
-    path = str(source.input.path.resolve())
-    rows = []
-    for index in checked.read:
-        window = tiled.grid.window(index)
-        place = [round(value, 3) for value in (window.x, window.y, window.width, window.height)]
-        rows.append((path, *place, round(float(tiled.coverage.fraction[index]), 4), tiled.grid.resolution.mean))
-    _write_rows(folder / "tiles" / f"{name}.csv", FIELDS, rows)
+    write_rows(folder / "tiles" / f"{name}.csv", FIELDS, [_row(source, tiled, index) for index in checked.read])
     with atomic_write(folder / "thumbnails" / f"{name}.png") as temporary:
         overview(tiled, checked.read, checked.failed).save(temporary)
 
 
-def _write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+def _row(source: Source, tiled: Tiled, index: int) -> tuple[object, ...]:
+    window = tiled.grid.window(index)
+    place = [round(value, 3) for value in (window.x, window.y, window.width, window.height)]
+    path, coverage = str(source.input.path.resolve()), round(float(tiled.coverage.fraction[index]), 4)
+    return (path, *place, coverage, tiled.grid.resolution.mean)
+
+
+def _output_bytes(source: Source, checked: Checked) -> int:
+    """What :func:`_write` would write: the picture is made and dropped, one row stands for all."""
+    picture = io.BytesIO()
+    overview(checked.tiled, checked.read, checked.failed).save(picture, "PNG")
+    row = len(",".join(map(str, _row(source, checked.tiled, checked.read[-1]))).encode()) + 2 if checked.read else 0
+    return picture.tell() + row * len(checked.read)
 
 
 def overview(tiled: Tiled, kept: Sequence[int], failed: Sequence[int]) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -16,6 +17,7 @@ from core.run.instantiate import instantiate
 from core.run.load import build_model
 from core.run.status import exit_status, write_status
 from core.training.checkpoint import LAST
+from core.training.estimate import Estimate, estimate
 from core.training.fit import fit
 
 
@@ -42,26 +44,34 @@ def run(cfg: DictConfig, folder: Path) -> int:
     first = os.environ.get("SLURM_PROCID", "0") == "0"  # of several tasks, which share the folder
     if first:
         write_status(folder, fates)  # before training: it names what a run that cannot go on has lost
-    if cfg.dry_run:
-        return exit_status(fates, cfg.allow_failures)
     task = instantiate(cfg.task, model=model, objective=instantiate(cfg.objective))
     last = folder / LAST
-    fit(
-        task,
-        data,
-        folder,
-        step=instantiate(cfg.step),
-        optimiser=instantiate(cfg.optimiser),
-        schedule=instantiate(cfg.schedule),
-        seed=cfg.seed,
-        trainer=instantiate(cfg.trainer),
-        updaters=instantiate(cfg.updaters),
-        logger=instantiate(cfg.logger) if cfg.logger else None,
-        resume=last if cfg.resume and last.is_file() else None,
-    )
+    how: dict[str, Any] = {
+        "step": instantiate(cfg.step),
+        "optimiser": instantiate(cfg.optimiser),
+        "schedule": instantiate(cfg.schedule),
+        "seed": cfg.seed,
+        "trainer": instantiate(cfg.trainer),
+        "updaters": instantiate(cfg.updaters),
+        "resume": last if cfg.resume and last.is_file() else None,
+    }
+    if cfg.dry_run:
+        cost = estimate(task, data, **how)
+        if first:
+            show(cost)
+        return exit_status(fates, cfg.allow_failures)
+    fit(task, data, folder, logger=instantiate(cfg.logger) if cfg.logger else None, **how)
     if not first:
         return 0  # the first evaluates and writes
     return finish(cfg, folder, inputs, data, model)
+
+
+def show(cost: Estimate) -> None:
+    """What the run will take, as ``name: value`` lines: training alone, evaluation comes on top."""
+    print(f"steps: {cost.steps}")
+    print(f"step_seconds: {cost.step_seconds:.3g}")
+    print(f"hours: {cost.hours:.3g}")
+    print(f"gb: {cost.disk_bytes / 1e9:.3g}")
 
 
 def after_sweep(folder: Path, cfg: DictConfig) -> None:

@@ -126,8 +126,11 @@ def fit(
         runner = _trainer(options, schedule.steps, loggers, extra, folder)
         runner.fit(module, datamodule=_StepData(data, schedule.steps), ckpt_path=resume, weights_only=True)
     reached = runner.global_step
-    if distributed(options) and folder is not None and (folder / LAST).is_file():
-        reached = int(read_checkpoint(folder / LAST)["global_step"])  # the ranks were other processes
+    if distributed(options):  # the ranks may have been other processes
+        if folder is None:
+            reached = schedule.steps  # nothing stops it early but an error
+        elif (folder / LAST).is_file():
+            reached = int(read_checkpoint(folder / LAST)["global_step"])
     if reached < schedule.steps:
         name = "" if stop.received is None else f" by {stop.received.name}"
         raise Interrupted(f"Training was stopped{name} after optimiser step {reached} of {schedule.steps}.")

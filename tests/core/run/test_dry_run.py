@@ -29,8 +29,9 @@ def test_training_is_timed_and_its_size_is_that_of_a_run(
 
     manifest = make(tmp_path / "pictures", count=48)
     (manifest.parent / "3.png").write_bytes(b"broken")
-    keys = ["schedule.steps=2", "schedule.warmup_steps=1", "data.batch_size=8", "evaluation.resnet18=null", "evaluation.simple_features=false",
-            f"manifest={manifest}", f"output.root={tmp_path}", "data.split.folds=3", "data.split.fold=0"]  # fmt: skip
+    keys = ["schedule.steps=2", "schedule.warmup_steps=1", "data.batch_size=8", "data.split.folds=3",
+            "data.split.fold=0", "evaluation.resnet18=null", "evaluation.simple_features=false",
+            f"manifest={manifest}", f"output.root={tmp_path}"]  # fmt: skip
     below = tmp_path / "toy.microscopy" / "train" / "default"
 
     assert main("toy.microscopy", "train", ["dry_run=true", "output.id=dry", *keys]) == 3

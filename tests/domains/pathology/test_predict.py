@@ -175,6 +175,26 @@ def test_a_broken_tile_costs_that_tile(tmp_path: Path, model: Run) -> None:
     assert len(rows(tmp_path / "out" / "predictions.csv")) == 1
 
 
+def test_a_dry_run_asks_some_tiles_and_writes_nothing(
+    tmp_path: Path, model: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "SAMPLE", 8)
+    asked: list[int] = []
+    embed = model.embed_images
+    monkeypatch.setattr(model, "embed_images", lambda images: asked.append(len(images)) or embed(images))
+    source = slide(tmp_path / "a.svs")
+    (tmp_path / "b.svs").write_bytes(b"no slide")
+    assert predict.run(config(source.parent, dry_run=True), tmp_path / "out") == 3
+    printed = capsys.readouterr().out
+    found = dict(line.split(": ", 1) for line in printed.splitlines())
+    assert "refused: b.svs: " in printed
+    assert found["tiles"] == "42"
+    assert sum(asked) == 7  # every sixth
+    assert 0 < float(found["hours"]) < 0.1
+    assert 0 < float(found["gb"]) < 0.01
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_without_resolution_refuses_every_slide_with_the_reason(tmp_path: Path, model: Run) -> None:
     model.geometry = Geometry(64, None)
     assert predict.run(config(slide(tmp_path / "a.svs")), tmp_path / "out") == 3

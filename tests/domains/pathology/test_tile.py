@@ -130,10 +130,13 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "out"
     out.mkdir()
     assert tile.run(config(path, dry_run=True), out) == 0
-    printed = capsys.readouterr().out
-    assert "tiles: 4" in printed
-    assert "estimated_hours:" in printed
+    found = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert found["tiles"] == "4"
+    assert 0 < float(found["hours"]) < 0.1
     assert list(out.iterdir()) == []
+    tile.run(config(path), out)
+    written = sum(file.stat().st_size for file in out.rglob("*") if file.is_file() and file.parent != out)
+    assert float(found["gb"]) * 1e9 == pytest.approx(written, rel=0.1)
 
 
 @pytest.mark.parametrize(
