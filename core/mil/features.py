@@ -40,6 +40,7 @@ class FeatureAttributes:
     precision: str  # the encoder worked in: float32, bfloat16, float16
     resolution_x: float  # physical size of a level-0 pixel
     resolution_y: float
+    resolution_source: str  # where it was read
     unit: Unit
     width: int  # of level 0
     height: int
@@ -47,6 +48,7 @@ class FeatureAttributes:
     tile_resolution: float  # physical size of a pixel of it
     overlap: float  # share of its side that a tile has in common with the next
     min_coverage: float  # share of a tile that is content
+    grid_tiles: int  # with and without content
     slide_bytes: int  # size of the slide's file: another one is another slide
     error: str = ""  # of the first tile that could not be read
     note: str = ""  # why there is no tile
@@ -55,6 +57,19 @@ class FeatureAttributes:
     def tile_size(self) -> float:
         """Side of a tile in ``unit``."""
         return self.tile_px * self.tile_resolution
+
+
+@dataclass(frozen=True)
+class Header:
+    """A file without its features."""
+
+    attributes: FeatureAttributes
+    tiles: int
+    failed: np.ndarray  # [F, 2] int64
+
+
+class DamagedFile(UserError):
+    """A file that is not whole: written by something that stopped, or changed on the disk. Making it anew cures it."""
 
 
 class FeatureLayout(Protocol):
@@ -73,6 +88,24 @@ class FeatureLayout(Protocol):
         Raises:
             UserError: the file is damaged or says too little; nothing is guessed.
         """
+
+
+class EmbeddedFeatures:
+    """What the verb `embed` wrote: ``<folder>/<name of the slide>.h5``."""
+
+    def find(self, folder: Path) -> dict[str, Path]:
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"'{folder}' is no folder", todo="give the folder that embed wrote features into")
+        files = sorted(path for path in folder.rglob(f"*{SUFFIX}") if not path.name.startswith("."))  # being written
+        if not files:
+            raise UserError(
+                f"'{folder}' holds no feature files (*{SUFFIX})", todo="give the folder that embed wrote into"
+            )
+        return {path.relative_to(folder).as_posix().removesuffix(SUFFIX): path for path in files}
+
+    def read(self, path: Path, id: str, resolution: float | None = None) -> Bag:
+        return read_bag(path)
 
 
 def write_features(
@@ -117,29 +150,30 @@ def write_features(
         file.create_dataset("failed_coords", data=failed.astype(np.int64))
 
 
-def read_attributes(path: str | Path) -> FeatureAttributes:
-    """The attributes of one file, without its features.
+def read_header(path: str | Path) -> Header:
+    """What a file says of itself.
 
     Raises:
-        UserError: missing, damaged, of another layout, or written by a newer version.
+        DamagedFile: it is not whole.
+        UserError: missing, of another layout, or written by a newer version.
     """
     with open_hdf5(path) as file:
-        return _attributes(file, path)
+        attributes = _attributes(file, path)
+        return Header(attributes, len(file["features"]), dataset(file, "failed_coords", path))
 
 
 def read_bag(path: str | Path) -> Bag:
     """One file as a bag in physical units.
 
     Raises:
-        UserError: as for :func:`read_attributes`; there is no tile; features are not finite.
+        UserError: as for :func:`read_header`; there is no tile; features are not finite (which :class:`Bag` refuses).
     """
     with open_hdf5(path) as file:
         attributes = _attributes(file, path)
         features, coords = dataset(file, "features", path), dataset(file, "coords", path)
     _check_shapes(coords, features)
     if not len(features):
-        raise UserError(f"slide '{attributes.name}' has no tile: {attributes.note}", str(path))
-    _check_finite(features, str(path))
+        raise UserError(f"slide '{attributes.name}' has no tile: {attributes.note}", str(path), "leave it out")
     size = np.array([attributes.resolution_x, attributes.resolution_y])
     return Bag(
         attributes.name,
@@ -164,7 +198,7 @@ def open_hdf5(path: str | Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"'{path}' is damaged, or no HDF5 file: {error}", todo="make it anew") from error
+        raise DamagedFile(f"'{path}' is damaged, or no HDF5 file: {error}", todo="make it anew") from error
 
 
 def dataset(file: Any, name: str, path: str | Path) -> np.ndarray:
@@ -174,11 +208,11 @@ def dataset(file: Any, name: str, path: str | Path) -> np.ndarray:
         UserError: it is not there, or cannot be read.
     """
     if name not in file:
-        raise UserError(f"feature file has no '{name}', only {sorted(file)}", str(path))
+        raise DamagedFile(f"feature file has no '{name}', only {sorted(file)}", str(path))
     try:
         return np.asarray(file[name][()])
     except OSError as error:
-        raise UserError(f"'{name}' of a feature file is damaged: {error}", str(path), "make it anew") from error
+        raise DamagedFile(f"'{name}' of a feature file is damaged: {error}", str(path), "make it anew") from error
 
 
 def _attributes(file: Any, path: str | Path) -> FeatureAttributes:
@@ -195,7 +229,7 @@ def _attributes(file: Any, path: str | Path) -> FeatureAttributes:
     known = {field.name for field in fields(FeatureAttributes)}
     missing = sorted(known - set(file.attrs))
     if missing:
-        raise UserError(f"feature file lacks the attributes {missing}", str(path), "make it anew")
+        raise DamagedFile(f"feature file lacks the attributes {missing}", str(path), "make it anew")
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
     return FeatureAttributes(**{key: value for key, value in plain.items() if key in known})
 

@@ -71,7 +71,7 @@ class TextTower(nn.Module):
 
 def build_image_tower(
     tower: str,
-    embed_dim: int,
+    embed_dim: int | None,
     size_px: int,
     model_args: Mapping[str, Any] | None = None,
     projection: str = "linear",
@@ -82,7 +82,7 @@ def build_image_tower(
 
     Args:
         tower: ``timm:NAME`` (pooled features of ``num_classes=0``) or ``open_clip:NAME`` (the image side of a config).
-        embed_dim: width of the shared space.
+        embed_dim: width of the shared space; None: that of the backbone, without a projection.
         size_px: side of the square input; given to towers whose shape depends on it.
         model_args: passed to the library.
         projection: ``linear``, ``mlp`` or ``none`` (features are used as they are; needs ``width == embed_dim``).
@@ -99,10 +99,12 @@ def build_image_tower(
         if activation == "quick_gelu":
             arguments.setdefault("act_layer", "quick_gelu")
         backbone, width = timm_backbone(name, size_px, arguments)
+        embed_dim, projection = (width, "none") if embed_dim is None else (embed_dim, projection)
     else:
         from open_clip.model import _build_vision_tower
 
         config = _open_clip_config(name)
+        embed_dim, projection = (config["embed_dim"], "none") if embed_dim is None else (embed_dim, projection)
         vision = {**config["vision_cfg"], "image_size": size_px, **arguments}
         backbone = _call(name, _build_vision_tower, embed_dim, vision, quick_gelu=_is_quick(config, activation))
         width = embed_dim

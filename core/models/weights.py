@@ -39,6 +39,7 @@ from core.types import Geometry, UserError
 
 if TYPE_CHECKING:
     from core.models.dual_encoder import DualEncoder
+    from core.models.towers import ImageTower
 
 log = logging.getLogger(__name__)
 _PREFIXES = {"image": "image_tower.backbone.", "text": "text_tower.backbone."}
@@ -163,6 +164,33 @@ def fill(model: DualEncoder, entry: WeightsEntry) -> None:
     Raises:
         UserError: another sha256, missing, unexpected or misshapen keys, each listed.
     """
+    state = _renamed(entry)
+    prefixes = tuple(_PREFIXES[part] for part in entry.fills)
+    expected = {key: value for key, value in model.state_dict().items() if key.startswith(prefixes)}
+    temperature = {key: state.pop(key) for key in _TEMPERATURE if key in state}
+    _check_keys(expected, state, str(entry.file))
+    model.load_state_dict(state, strict=False)
+    if "logit_scale" in temperature:
+        bias = temperature.get("logit_bias")
+        model.set_temperature(float(temperature["logit_scale"].exp()), None if bias is None else float(bias))
+        model.temperature_loaded = True
+
+
+def fill_image(tower: ImageTower, entry: WeightsEntry) -> None:
+    """Loads the image side of an entry into a tower alone; what the entry says of a text side is left where it is.
+
+    Raises:
+        UserError: as :func:`fill`.
+    """
+    mine, text = _PREFIXES["image"], _PREFIXES["text"]
+    others = (text, *_TEMPERATURE) if "text" in entry.fills else _TEMPERATURE
+    state = {key: value for key, value in _renamed(entry).items() if not key.startswith(others)}
+    _check_keys({f"{mine}{key}": value for key, value in tower.backbone.state_dict().items()}, state, str(entry.file))
+    tower.backbone.load_state_dict({key.removeprefix(mine): value for key, value in state.items()})
+
+
+def _renamed(entry: WeightsEntry) -> dict[str, Tensor]:
+    """The tensors of an entry's file under our keys, after its sha256 was checked."""
     if not entry.file.is_file():
         raise UserError(f"weights file '{entry.file}' is not there", str(entry.path),
                         "weights are never downloaded: put the file there")  # fmt: skip
@@ -173,15 +201,7 @@ def fill(model: DualEncoder, entry: WeightsEntry) -> None:
     state, dropped = rename(read_tensors(entry.file, entry.inside), entry.key_map)
     if dropped:
         log.info("%s: %d keys dropped by the key map: %s", entry.path.name, len(dropped), ", ".join(sorted(dropped)))
-    prefixes = tuple(_PREFIXES[part] for part in entry.fills)
-    expected = {key: value for key, value in model.state_dict().items() if key.startswith(prefixes)}
-    temperature = {key: state.pop(key) for key in _TEMPERATURE if key in state}
-    _check_keys(expected, state, str(entry.file))
-    model.load_state_dict(state, strict=False)
-    if "logit_scale" in temperature:
-        bias = temperature.get("logit_bias")
-        model.set_temperature(float(temperature["logit_scale"].exp()), None if bias is None else float(bias))
-        model.temperature_loaded = True
+    return state
 
 
 def _check_keys(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:

@@ -81,6 +81,50 @@ VERBS = {
         ),
         "maps/, tiles/, predictions.csv, prompts.json, status.csv (the fate of every file)",
     ),
+    "search": Help(
+        "Finds the tiles of a cohort that are nearest to a text or to a picture. Keeps an index beside the features\n"
+        "and brings it up to date first: new and changed feature files are added, those that are gone leave it.",
+        (
+            ("index=FOLDER", "a folder of feature files (from the verb embed), or an index"),
+            ("query=TEXT", "what to look for, in words"),
+            ("example=FILE", "or a picture of it; its middle is taken at the model's scale"),
+            ("run=FOLDER", "the trained run whose tower made the features; 'latest' is the newest one that ended"),
+            ("encoder=FILE", "or, for an example, the weights entry (YAML) that made them"),
+            ("out=FOLDER", "where the index is kept; by default search_index in the folder of features"),
+            ("input=PATH", "the slides, for thumbnails and areas; the index keeps where they are"),
+            ("manifest=FILE", "a table that names slides, with columns to filter by; the index keeps them too"),
+            ("'search.where={COLUMN: VALUE}'", "only slides that fit; a list [A, B] allows several values"),
+            ("search.count=N search.per_slide=N", "tiles wanted; at most so many of a slide"),
+            ("search.check=false", "does not compare with exact search, which reads the whole index"),
+            _DRY,
+        ),
+        (
+            ("index=features/ run=latest input=slides/ 'query=a lymphoid follicle'", "in words"),
+            ("index=features/ run=latest example=tile.png data.resolution=0.5", "a picture without a scale"),
+            ("index=features/ run=latest manifest=cohort.csv query=necrosis 'search.where={site: A}'", "of one site"),
+        ),
+        "hits.html (open it in a browser), hits.csv, hits/ (areas), status.csv (the fate of every feature file)",
+    ),
+    "embed": Help(
+        "Turns every tile of slides into features, with the image tower of a trained run or of a local weights file:\n"
+        "one HDF5 file a slide. Slides that are done are skipped, so the same command goes on after an interruption.",
+        (
+            _RUN,
+            ("encoder=FILE", "or a weights entry (YAML) of a local file, such as a plain timm ViT"),
+            _INPUT,
+            _TABLE,
+            _RESOLUTION,
+            ("out=FOLDER", "where the features go; a run adds to what is there"),
+            ("shard=I/N", "every N-th slide from the I-th on: 1/4 to 4/4 are four jobs with one out="),
+            ("space=pooled", "features of the backbone instead of vectors that texts find"),
+            _DRY,
+        ),
+        (
+            ("run=latest input=slides/ out=features", "a folder of slides; again to go on or to add new ones"),
+            ("encoder=uni.yaml manifest=slides.csv out=features shard=1/4", "a quarter of a table, by a plain ViT"),
+        ),
+        "features/*.h5 (unless out= is set), failed_tiles.csv, status.csv (the fate of every file)",
+    ),
     "tile": Help(
         "Finds the content of slides, lays a grid of tiles of known physical size over it and reads each tile\n"
         "once. Says of every file of a folder whether it can be used and, if not, why.",

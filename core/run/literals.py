@@ -16,7 +16,7 @@ from core.types import UserError
 
 KEYS = frozenset(
     {
-        "run", "input", "manifest", "query", "prompts", "out", "runs", "shard", "resume",
+        "run", "encoder", "input", "manifest", "index", "query", "example", "prompts", "out", "runs", "shard", "resume",
         "output.root", "output.id", "knowledge.path", "knowledge.aliases",
     }
 )  # fmt: skip

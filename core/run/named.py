@@ -13,8 +13,8 @@ from core.run.folder import LATEST, find
 from core.types import UserError
 
 PACKAGED = "pkg://"
-FILES = ("input", "runs", "knowledge.path", "knowledge.aliases", "evaluation.hierarchy", "data.external.manifest",
-         "data.external.classes", "classes")  # fmt: skip
+FILES = ("input", "encoder", "index", "example", "runs", "knowledge.path", "knowledge.aliases", "evaluation.hierarchy",
+         "data.external.manifest", "data.external.classes", "classes")  # fmt: skip
 
 
 def check_named(cfg: DictConfig, domain: str) -> None:
