@@ -225,6 +225,16 @@ def describe(tiled: Tiled) -> dict[str, int | float | str]:
     }
 
 
+def why_empty(tiled: Tiled) -> str:
+    """Why a sound slide has no tile; empty where it has one."""
+    if len(tiled.coverage.kept):
+        return ""
+    if tiled.raster.size[0] < tiled.grid.tile_width and tiled.raster.size[1] < tiled.grid.tile_height:
+        return "smaller than one tile"
+    causes = Counter(tiled.coverage.reason).most_common()
+    return "no tile has enough content: " + ", ".join(f"{count} {cause}" for cause, count in causes)
+
+
 def write_failed_tiles(folder: Path, failed: Sequence[tuple[str, Window, str]]) -> None:
     """Writes ``failed_tiles.csv`` (slide, place in level-0 pixels, reason) where there is a tile to name."""
     if failed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from core.run.slides import (
     reason,
     sources,
     spread,
+    why_empty,
     write_failed_tiles,
     write_rows,
 )
@@ -141,23 +141,13 @@ def _fate(source: Source, checked: Checked | Exception) -> Fate:
         "tiles": len(checked.read),
         "failed_tiles": len(checked.failed),
         "files": source.input.files,
-        "note": _note(checked.tiled),
+        "note": why_empty(checked.tiled),
     }
     if not checked.failed:
         return Fate(name, "ok", "", counts)
     total = len(checked.failed) + len(checked.read)
     text = f"{len(checked.failed)} of {total} tiles cannot be read: {checked.error}"
     return Fate(name, "partial" if checked.read else "refused", text, counts)
-
-
-def _note(tiled: Tiled) -> str:
-    """Why a sound slide has no tile."""
-    if len(tiled.coverage.kept):
-        return ""
-    if tiled.raster.size[0] < tiled.grid.tile_width and tiled.raster.size[1] < tiled.grid.tile_height:
-        return "smaller than one tile"
-    causes = Counter(tiled.coverage.reason).most_common()
-    return "no tile has enough content: " + ", ".join(f"{count} {cause}" for cause, count in causes)
 
 
 def _write(folder: Path, source: Source, checked: Checked) -> None:
