@@ -59,9 +59,8 @@ class DSMIL(Aggregator):
 
     def forward(self, bags: PackedBags, labels: Tensor | None = None) -> BagOutput:
         """See :meth:`core.mil.aggregator.Aggregator.forward`."""
-        scores, query, value = map_in_chunks(self._instances, bags.features).split(
-            [self.streams, self.query.out_features, self.width // self.streams - 1], dim=1
-        )
+        together = map_in_chunks(self._instances, bags.features)
+        scores, query, value = together.tensor_split([self.streams, self.streams + self.query.out_features], dim=1)
         rows = segment_argmax(scores, bags.offsets)  # [B, S]
         critical = scores.gather(0, rows)
         # [B, S, d] beside the tiles of each bag: one small product a bag instead of [T, S, d] in memory
@@ -83,9 +82,9 @@ class DSMIL(Aggregator):
 
     def contributions(self, output: BagOutput, head_weight: Tensor) -> Tensor:
         """The critical tile answers for its score, every tile for its share of b."""
-        critical, value = tile_values(output).split([self.streams, self.width // self.streams - 1], dim=1)
+        critical, value = tile_values(output).tensor_split([self.streams], dim=1)
         attended = BagOutput(output.embedding, output.weights, value)
-        first = critical @ head_weight[:, : self.streams].T
+        first: Tensor = critical @ head_weight[:, : self.streams].T
         return first + super().contributions(attended, head_weight[:, self.streams :])
 
     def _instances(self, features: Tensor) -> Tensor:
