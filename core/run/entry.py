@@ -134,11 +134,12 @@ def _run(package: str, verb: str, args: argparse.Namespace) -> int:
             kept = json.loads((resumed / SWEEP).read_text(encoding="utf-8"))
             overrides = quote([*kept["overrides"], *(text for text in said if not text.startswith("resume="))])
             cfg = composer.compose(overrides, sweep=True)
-            return _sweep(composer, cfg, package, verb, allow, overrides, kept["overrides"], resumed)
+            place = Path(kept.get("place", Path.cwd()))
+            return _sweep(composer, cfg, package, verb, allow, overrides, kept["overrides"], resumed, place)
         if sweep:
             if resumed is not None:
                 raise UserError(f"resume '{resumed}' is no sweep", todo="give the folder that holds the numbered runs")
-            return _sweep(composer, cfg, package, verb, allow, overrides, said, None)
+            return _sweep(composer, cfg, package, verb, allow, overrides, said, None, Path.cwd())
         plain = composer.compose([]) if resumed is not None else None
     return _single(cfg, plain, package, verb, allow, said, resumed)
 
@@ -192,6 +193,7 @@ def _sweep(
     overrides: Sequence[str],
     said: Sequence[str],
     resumed: Path | None,
+    place: Path,
 ) -> int:
     from core.files import atomic_write
     from core.run.compose import job_part
@@ -200,18 +202,19 @@ def _sweep(
     from core.run.status import write_state
 
     mine = job_part(cfg)
-    settle(mine, package, verb, allow)
+    settle(mine, package, verb, allow, place)
     if resumed is None:
         wanted = _base(mine, package, verb, _experiment(cfg)) / (mine.output.id or make_id())
         folder = create(wanted, exact=bool(mine.output.id))
         with atomic_write(folder / SWEEP) as temporary:
-            content = {"schema_version": 1, "domain": package, "verb": verb, "overrides": list(said)}
+            content = {"schema_version": 1, "domain": package, "verb": verb, "overrides": list(said),
+                       "place": str(place)}  # fmt: skip
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         link_latest(folder)
     else:
         folder = resumed
     print(f"run folder: {folder}", file=sys.stderr, flush=True)
-    job = Job(package, verb, folder.absolute(), allow, os.getcwd())
+    job = Job(package, verb, folder.absolute(), allow, str(place))
     try:
         results = composer.sweep(overrides, folder.absolute(), job)
     except KeyboardInterrupt as error:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from core.files import atomic_write
 from core.run.literals import escape
+from core.run.places import located
 from core.run.status import STATE, read_state
 from core.types import UserError
 
@@ -100,12 +101,15 @@ def link_latest(folder: Path) -> None:
 
 
 def write_config(folder: Path, cfg: DictConfig) -> None:
-    """Keeps the resolved config (without what widens the allowlist: a file must not) and the versions it ran with."""
+    """Keeps the resolved config (without what widens the allowlist: a file must not) and the versions it ran with.
+
+    ``core.run.places`` made its paths absolute; those below ``TRIVIUM_DATA`` keep the variable.
+    """
     values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
     values["trivium"] = {key: value for key, value in values.get("trivium", {}).items() if key != "allow"}
     with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(escape(values))), encoding="utf-8")
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(located(escape(values)))), encoding="utf-8")
     versions = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
     for name in PACKAGES:
         try:

@@ -30,14 +30,14 @@ class Job:
     verb: str
     sweep: Path  # folder of the sweep
     allow: tuple[str, ...]  # packages that a _target_ may name
-    imports: str  # where the user's own packages may be: the folder the command was given in
+    place: str  # the folder the command was given in: paths start there, and the user's own packages may be there
 
     def __call__(self, cfg: DictConfig) -> int:
         """Runs one job of a sweep in ``<sweep>/<number>``; errors are reported and the other jobs go on."""
         from hydra.core.hydra_config import HydraConfig
 
-        if self.imports not in sys.path:
-            sys.path.append(self.imports)
+        if self.place not in sys.path:
+            sys.path.append(self.place)
         number = HydraConfig.get().job.num
         given = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # texts, not configs
         said = [str(text) for text in given if not str(text).startswith("output.")]  # type: ignore[union-attr]
@@ -48,7 +48,7 @@ class Job:
             return int(state["exit_status"])
         print(f"job {number}: {' '.join(said)}", flush=True)
         try:
-            settle(cfg, self.domain, self.verb, self.allow)
+            settle(cfg, self.domain, self.verb, self.allow, Path(self.place))
             resumed = is_begun(folder)
             if resumed:
                 cfg = resumed_config(load(folder), cfg, list(leaves(cfg)))
@@ -61,12 +61,12 @@ class Job:
             return status
 
 
-def settle(cfg: DictConfig, domain: str, verb: str, allow: Sequence[str]) -> None:
-    """What the command line alone decides, and whether the named files are there."""
+def settle(cfg: DictConfig, domain: str, verb: str, allow: Sequence[str], place: Path | None = None) -> None:
+    """What the command line alone decides, and whether the files it names, from ``place`` on, are there."""
     with open_dict(cfg):
         cfg.trivium = {"domain": short(domain), "verb": verb, "allow": list(allow)}
     check_names(cfg, allow)
-    check_named(cfg, short(domain))
+    check_named(cfg, short(domain), place or Path.cwd())
 
 
 def short(domain: str) -> str:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from core.data.paths import check_paths
 from core.run.folder import LATEST, find
+from core.run.places import DATA, anchor
 from core.types import UserError
 
 PACKAGED = "pkg://"
@@ -17,14 +18,25 @@ FILES = ("input", "encoder", "index", "example", "runs", "knowledge.path", "know
          "data.external.manifest", "data.external.classes", "classes")  # fmt: skip
 
 
-def check_named(cfg: DictConfig, domain: str) -> None:
-    """Looks for every file and folder that a literal key names, and turns ``run=latest`` into a folder.
+def check_named(cfg: DictConfig, domain: str, base: Path) -> None:
+    """Looks for every file and folder that a literal key names; makes their paths absolute, and of ``run=latest`` a
+    folder.
+
+    Args:
+        cfg: changed in place.
+        domain: short name.
+        base: folder in which the paths were said, absolute.
 
     Raises:
         UserError: one is missing.
     """
-    if cfg.get("run"):
-        cfg.run = str(find(cfg.run, Path(cfg.output.root), domain))
+    manifest = cfg._get_node("manifest") if "manifest" in cfg else None
+    by_variable = manifest is not None and DATA in str(manifest._value())  # type: ignore[union-attr]
+    anchor(cfg, base)
+    if cfg.get("run") == LATEST:
+        cfg.run = str(find(LATEST, Path(cfg.output.root), domain))
+    elif cfg.get("run"):
+        find(cfg.run, Path(cfg.output.root), domain)
     try:
         check_paths(
             cfg.get("manifest"),
@@ -32,9 +44,9 @@ def check_named(cfg: DictConfig, domain: str) -> None:
             OmegaConf.select(cfg, "manifest_options.table"),
         )
     except UserError as error:
-        if "TRIVIUM_DATA" not in str(cfg._get_node("manifest")._value()):  # type: ignore[union-attr]
+        if not by_variable:
             raise
-        raise UserError(error.what, todo="set TRIVIUM_DATA to the folder of the real data") from error
+        raise UserError(error.what, todo=f"set {DATA} to the folder of the real data") from error
     for key in FILES:
         value = OmegaConf.select(cfg, key)
         for name in value if isinstance(value, ListConfig) else [value]:
