@@ -27,7 +27,7 @@ def map_in_chunks(function: Callable[[Tensor], Tensor], features: Tensor, chunk:
     """``function(features)`` for a function that treats every tile alone, [T, D] -> [T, ...], with bounded memory."""
     if len(features) <= chunk:
         return function(features)
-    return torch.cat([_again(function, part) for part in features.split(chunk)])
+    return torch.cat([_again(function, part) for part in torch.split(features, chunk)])
 
 
 def pool_in_chunks(
@@ -63,7 +63,7 @@ def pool_in_chunks(
         return scores, top, segment_sum(shares, local), segment_pool(shares, values, local)
 
     met, results = [], []
-    for index, part in enumerate(features.split(chunk)):
+    for index, part in enumerate(torch.split(features, chunk)):
         start, stop = index * chunk, index * chunk + len(part)
         inside = torch.arange(len(offsets) - 1)[(offsets[:-1] < stop) & (offsets[1:] > start)]
         local = offsets[int(inside[0]) : int(inside[-1]) + 2].clamp(start, stop) - start

@@ -1,0 +1,126 @@
+"""Which slides make a bag, and which of them cannot be used and why: the decisions behind the data of bags."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from core.mil.bags import Bag
+from core.mil.labels import FINDING, known
+from core.types import UserError
+
+Kind = tuple[int, str, str]  # width, encoder, unit: what the bags of one model have in common
+T = TypeVar("T")
+
+SAME_SCALE = 1.1  # tiles of the slides of one bag may differ by so much: magnifications do by 2
+
+
+def rows_by_name(names: Iterable[str]) -> dict[str, list[int]]:
+    """Rows of each name, names in the order of their first row."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return rows
+
+
+def refuse_divided(groups: Sequence[str], splits: Sequence[str | None]) -> None:
+    """Refuses groups (patients) in more than one split.
+
+    Raises:
+        UserError: naming them.
+    """
+    divided = [name for name, rows in rows_by_name(groups).items() if len({splits[row] for row in rows}) > 1]
+    if divided:
+        raise UserError(
+            f"{len(divided)} groups (patients) are in more than one split: {', '.join(divided[:5])}",
+            "column split",
+            "put all slides of a patient into one split",
+        )
+
+
+def one_a_bag(column: str, values: np.ndarray, rows_of: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """The label of each bag: what its rows agree on; a row of unknown label follows the others.
+
+    Raises:
+        UserError: rows of a bag disagree.
+    """
+    there = known(values)
+    chosen = []
+    for name, rows in rows_of.items():
+        told = [row for row in rows if there[row]]
+        different = sorted({values[row].item() for row in told})
+        if len(different) > 1:
+            raise UserError(
+                f"the slides of '{name}' have different values of {column}: {', '.join(map(str, different))}",
+                f"column {column}",
+                "give all slides of a patient the same, or make a bag of each slide",
+            )
+        chosen.append((told or rows)[0])
+    return values[chosen]
+
+
+def unlabelled(labels: Mapping[str, np.ndarray], bags: int) -> dict[int, str]:
+    """Bags (by number) that lack a label, with the reason. Of several findings one known is enough."""
+    findings = [column for column in labels if column.startswith(FINDING)]
+    lacking = {f"{FINDING}*": np.full(bags, bool(findings))}
+    for column, values in labels.items():
+        if column in findings:
+            lacking[f"{FINDING}*"] &= ~known(values)
+        else:
+            lacking[column] = ~known(values)
+    return {int(bag): f"unknown {column}" for column, where in lacking.items() for bag in np.flatnonzero(where)}
+
+
+def kind_of(bag: Bag) -> Kind:
+    """What must be the same in all bags of a model."""
+    return bag.features.shape[1], bag.encoder, bag.unit
+
+
+def odd_ones(kinds: Mapping[int, Kind], training: set[int]) -> dict[int, str]:
+    """Slides (by row) whose features are of another kind than most of the training slides', with the reason."""
+    counts = Counter(kind for row, kind in kinds.items() if row in training)
+    if not counts:
+        return {}
+    usual = counts.most_common(1)[0][0]
+    words = "width {}, encoder {}, coordinates in {}"
+    return {
+        row: f"features of {words.format(*kind)}; most training slides have {words.format(*usual)}"
+        for row, kind in kinds.items()
+        if kind != usual
+    }
+
+
+def joined(name: str, bags: Sequence[Bag]) -> Bag:
+    """The tiles of several slides as one bag, slide after slide, each in its own frame.
+
+    Raises:
+        UserError: the slides were cut at different scales.
+    """
+    sizes = [bag.tile_size for bag in bags]
+    if max(sizes) > SAME_SCALE * min(sizes):
+        raise UserError(
+            f"the slides of '{name}' have tiles of {min(sizes):g} to {max(sizes):g} {bags[0].unit}",
+            todo="embed them at one scale, or make a bag of each slide",
+        )
+    if len(bags) == 1:
+        return replace(bags[0], id=name)
+    features = np.concatenate([bag.features for bag in bags])
+    return replace(bags[0], id=name, features=features, coordinates=np.concatenate([bag.coordinates for bag in bags]))
+
+
+def read_ahead(function: Callable[[int], T], rows: Sequence[int], threads: int) -> Iterator[tuple[int, T]]:
+    """``function`` of each row, in order; at most ``threads`` results are held at a time, since bags are large."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[int, Future[T]]] = deque()
+        for row in rows:
+            waiting.append((row, pool.submit(function, row)))
+            if len(waiting) == threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for row, future in waiting:
+            yield row, future.result()

@@ -1,0 +1,350 @@
+"""Bags of a manifest: which slides make a bag, what can be read, and batches over any range of steps.
+
+The same face as :class:`core.data.module.PairsDataModule`, for features instead of pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from core.data.columns import SPLITS
+from core.data.manifest import Manifest
+from core.data.module import ignore_signals
+from core.data.pairs import Failed
+from core.data.samplers import Sampler
+from core.mil.bags import Bag, PackedBags
+from core.mil.cohort import (
+    Kind,
+    joined,
+    kind_of,
+    odd_ones,
+    one_a_bag,
+    read_ahead,
+    refuse_divided,
+    rows_by_name,
+    unlabelled,
+)
+from core.mil.sampler import balanced, token_groups
+from core.types import Fate, Targets, UserError
+
+T = TypeVar("T")
+Read = Callable[[str], Bag]
+"""``read(id)`` gives the features of a slide, or raises a UserError or OSError; picklable where ranks are spawned."""
+
+
+@dataclass(frozen=True)
+class BagBatch:
+    """The share of one rank (or a part of it); what a :class:`core.mil.tasks.task.BagTask` takes."""
+
+    step: int
+    bags: PackedBags
+    labels: Mapping[str, Tensor]  # by column, each [b]
+    ids: tuple[str, ...]  # [b], as in ``bags``
+    targets: Targets | None = None  # of the whole global batch, for objectives that pair bags with texts
+
+    @property
+    def images(self) -> Tensor:
+        """What a :class:`core.training.step.Step` asks for the device of the batch."""
+        return self.bags.features
+
+    def to(self, device: Any) -> BagBatch:
+        """The same batch on ``device`` (Lightning calls this)."""
+        return replace(
+            self,
+            bags=self.bags.to(device),
+            labels={name: values.to(device) for name, values in self.labels.items()},
+            targets=None if self.targets is None else self.targets.to(device),
+        )
+
+    def part(self, first: int, last: int) -> BagBatch:
+        """Bags ``first`` to ``last - 1``: views."""
+        labels = {name: values[first:last] for name, values in self.labels.items()}
+        return replace(self, bags=self.bags.part(first, last), labels=labels, ids=self.ids[first:last])
+
+    def micro(self, size: int) -> list[BagBatch]:
+        """Cuts the batch into parts of at most ``size`` bags."""
+        return [self.part(first, min(first + size, len(self.ids))) for first in range(0, len(self.ids), size)]
+
+    def groups(self, tokens: int) -> list[BagBatch]:
+        """Cuts the batch into parts of at most so many tiles; a longer bag is a part of its own."""
+        return [self.part(*ends) for ends in token_groups(self.bags.offsets.diff().tolist(), tokens)]
+
+
+class BagDataModule:
+    """Joins manifest, features, labels and sampler. Call :meth:`prepare` once before anything else.
+
+    Args:
+        manifest: one row a slide, with splits.
+        read: gives the features of a slide by its id in the manifest.
+        sampler: makes the sampler from the lengths of the training bags, [n] int64.
+        labels: by column, one value a manifest row (:func:`core.mil.labels.bag_labels`).
+        bag_of: what makes one bag: all slides of a ``group`` (patient), in file order, or each row (``id``).
+        workers: processes that load; the batches do not depend on it.
+        cache_gib: bound of the features that each process keeps in memory, as stored; those of training first.
+
+    Raises:
+        UserError: a group is in two splits, or slides of one bag have different labels.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        read: Read,
+        sampler: Callable[[np.ndarray], Sampler],
+        *,
+        labels: Mapping[str, np.ndarray],
+        bag_of: Literal["group", "id"] = "group",
+        workers: int = 0,
+        cache_gib: float = 1.0,
+    ) -> None:
+        frame = manifest.frame
+        self.manifest, self.workers, self.cache_gib = manifest, workers, cache_gib
+        self._read, self._make_sampler = read, sampler
+        self._sampler: Sampler | None = None
+        self._slides: list[str] = frame["id"].astype(str).tolist()
+        self._groups: list[str] = frame["group"].astype(str).tolist()
+        self._split: list[str | None] = frame["split"].tolist()
+        refuse_divided(self._groups, self._split)
+        self._rows_of = rows_by_name(self._groups if bag_of == "group" else self._slides)
+        self._all_labels = {column: one_a_bag(column, values, self._rows_of) for column, values in labels.items()}
+        self._members: dict[str, list[int]] = {}  # rows of each bag, without slides that are of no use
+        self._parts: dict[str, _Split] = {}
+        self._tiles = np.zeros(len(frame), np.int64)  # of each row
+        self._cache: dict[int, Bag] = {}
+
+    def prepare(self, progress: bool = True) -> list[Fate]:
+        """Reads the features of every slide once, and makes the sampler over the bags that can be used.
+
+        Left out and named are slides that cannot be read or whose features are of another kind (width, encoder, unit)
+        than most of the training slides', and all slides of a bag of unknown label. A bag is what remains of it.
+
+        Returns:
+            What became of every slide of a split.
+
+        Raises:
+            UserError: no training bag is left; the commonest reason is told.
+        """
+        used = [row for split in SPLITS for row, own in enumerate(self._split) if own == split]
+        reasons: dict[int, str] = {}
+        kinds: dict[int, Kind] = {}
+        room = int(self.cache_gib * 2**30)
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        reading = read_ahead(self._try, used, threads)
+        for row, found in track(reading, "reading features", len(used), disable=not progress, transient=True):
+            if isinstance(found, str):
+                reasons[row] = found
+                continue
+            self._tiles[row], kinds[row] = len(found), kind_of(found)
+            room -= found.features.nbytes
+            if room >= 0:
+                self._cache[row] = found
+        reasons |= odd_ones(kinds, {row for row in kinds if self._split[row] == "train"})
+        names = list(self._rows_of)
+        for bag, reason in unlabelled(self._all_labels, len(names)).items():
+            for row in self._rows_of[names[bag]]:
+                reasons.setdefault(row, reason)
+        self._cache = {row: bag for row, bag in self._cache.items() if row not in reasons}
+        kept = {name: [row for row in rows if row not in reasons] for name, rows in self._rows_of.items()}
+        self._members = {name: rows for name, rows in kept.items() if rows and self._split[rows[0]] is not None}
+        self._parts = {split: self._part(split) for split in SPLITS}
+        if not self._parts["train"].ids:
+            common = Counter(reasons[row] for row in used if row in reasons).most_common(1)
+            reason = common[0][0] if common else "no row has the split 'train'"
+            raise UserError(f"no training bag can be used: {reason}", str(self.manifest.path))
+        self._sampler = self._make_sampler(self._parts["train"].lengths)
+        return [self._fate(row, reasons.get(row)) for row in used]
+
+    @property
+    def sampler(self) -> Sampler:
+        """Of the training bags."""
+        if self._sampler is None:
+            raise RuntimeError("call prepare() before the data are used")
+        return self._sampler
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the training bags, in order, with the slides of each and their numbers of tiles."""
+        lines = [f"{name}\t{self.slides(name)}" for name in self.ids("train")]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Bags of a split that can be used, in the order of their first row; all below are in this order."""
+        return self._of(split).ids
+
+    def rows(self, split: str) -> np.ndarray:
+        """Manifest row of the first slide of each bag, [n] int64."""
+        return self._of(split).rows
+
+    def units(self, split: str) -> tuple[str, ...]:
+        """The independent unit (patient) of each bag: its group in the manifest."""
+        return tuple(self._groups[row] for row in self.rows(split))
+
+    def lengths(self, split: str) -> np.ndarray:
+        """Tiles of each bag, [n] int64."""
+        return self._of(split).lengths
+
+    def labels(self, split: str) -> Mapping[str, np.ndarray]:
+        """Labels of each bag by column, [n]."""
+        return self._of(split).labels
+
+    def slides(self, bag: str) -> tuple[tuple[str, int], ...]:
+        """Slides of a bag, in the order of its tiles: (id, number of tiles)."""
+        return tuple((self._slides[row], int(self._tiles[row])) for row in self._members[bag])
+
+    def bag(self, name: str) -> Bag:
+        """One bag: the tiles of its slides one slide after the other, each slide in its own frame.
+
+        Raises:
+            UserError: a slide that was sound can no longer be read, or has another number of tiles.
+        """
+        return joined(name, [self._slide(row) for row in self._members[name]])
+
+    def batch(self, step: int, rank: int = 0, size: int = 1) -> BagBatch:
+        """One rank's share of the batch of a step."""
+        chosen, train = self.sampler.batch(step), self._of("train")
+        mine = chosen[balanced(train.lengths[chosen], size)[rank]]
+        names = tuple(train.ids[bag] for bag in mine)
+        labels = {column: torch.from_numpy(values[mine]) for column, values in train.labels.items()}
+        return BagBatch(step, PackedBags.pack([self.bag(name) for name in names]), labels, names)
+
+    def train_batches(self, start_step: int, stop_step: int, rank: int = 0, size: int = 1) -> BagBatches:
+        """Batches of one rank for a range of optimiser steps; any cut into ranges gives the same batches."""
+        return BagBatches(_StepBags(self, rank, size), start_step, stop_step, self.workers)
+
+    def eval_bags(self, split: str, tokens: int = 65_536) -> Iterator[PackedBags]:
+        """Bags of a split in the order of :meth:`ids`, in packs of at most so many tiles; a longer bag is alone."""
+        names = self.ids(split)
+        parts = [names[first:last] for first, last in token_groups(self.lengths(split).tolist(), tokens)]
+        for pack in _load(_Packs(self, parts), range(len(parts)), self.workers):
+            yield _sound(pack)
+
+    def _of(self, split: str) -> _Split:
+        if not self._parts:
+            raise RuntimeError("call prepare() before the data are used")
+        return self._parts[split]
+
+    def _part(self, split: str) -> _Split:
+        names = list(self._rows_of)
+        inside = {name for name, rows in self._members.items() if self._split[rows[0]] == split}
+        bags = [bag for bag, name in enumerate(names) if name in inside]
+        ids = tuple(names[bag] for bag in bags)
+        return _Split(
+            ids,
+            np.array([self._members[name][0] for name in ids], np.int64),
+            np.array([self._tiles[self._members[name]].sum() for name in ids], np.int64),
+            {column: values[bags] for column, values in self._all_labels.items()},
+        )
+
+    def _slide(self, row: int) -> Bag:
+        found = self._cache.get(row) or self._read(self._slides[row])
+        if len(found) != self._tiles[row]:
+            raise UserError(
+                f"slide '{self._slides[row]}' had {self._tiles[row]} tiles when the run began and has {len(found)}",
+                todo="do not write features while a run reads them; resume with the files it began with",
+            )
+        return found
+
+    def _try(self, row: int) -> Bag | str:
+        try:
+            return self._read(self._slides[row])
+        except UserError as error:
+            return "; ".join(part for part in (error.what, error.where, error.todo) if part)
+        except OSError as error:
+            return str(error)
+
+    def _fate(self, row: int, reason: str | None) -> Fate:
+        counts = {"tiles": int(self._tiles[row])}
+        return Fate(self._slides[row], "ok" if reason is None else "refused", reason or "", counts)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The bags of one split, in the order of their first row."""
+
+    ids: tuple[str, ...]  # [n]
+    rows: np.ndarray  # [n] int64: manifest row of the first slide
+    lengths: np.ndarray  # [n] int64: tiles
+    labels: Mapping[str, np.ndarray]  # by column, each [n]
+
+
+@dataclass(frozen=True)
+class BagBatches:
+    """Batches of the steps ``start`` to ``stop`` (exclusive); iterating again starts at ``start`` again."""
+
+    dataset: _StepBags
+    start: int
+    stop: int
+    workers: int
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[BagBatch]:
+        for item in _load(self.dataset, range(self.start, self.stop), self.workers):
+            yield _sound(item)
+
+
+@dataclass(frozen=True)
+class _StepBags(Dataset[BagBatch | Failed]):
+    """Item s: the batch of step s."""
+
+    data: BagDataModule
+    rank: int
+    size: int
+
+    def __getitem__(self, step: int) -> BagBatch | Failed:
+        return _failed(lambda: self.data.batch(step, self.rank, self.size))
+
+
+@dataclass(frozen=True)
+class _Packs(Dataset[PackedBags | Failed]):
+    """Item i: the bags of a list of names, packed."""
+
+    data: BagDataModule
+    parts: list[tuple[str, ...]]
+
+    def __getitem__(self, index: int) -> PackedBags | Failed:
+        return _failed(lambda: PackedBags.pack([self.data.bag(name) for name in self.parts[index]]))
+
+
+def _failed(make: Callable[[], T]) -> T | Failed:
+    try:
+        return make()
+    except UserError as error:
+        return Failed(error)
+    except OSError as error:
+        return Failed(UserError(f"features that were sound can no longer be read: {error}"))
+
+
+def _sound(item: Any) -> Any:
+    if isinstance(item, Failed):
+        raise item.error
+    return item
+
+
+def _load(dataset: Dataset[Any], order: range, workers: int) -> DataLoader[Any]:
+    """Items in the given order, each made whole by one worker."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        collate_fn=_same,
+        worker_init_fn=ignore_signals,
+        prefetch_factor=1 if workers else None,  # batches of bags are large
+    )
+
+
+def _same(item: Any) -> Any:
+    return item
