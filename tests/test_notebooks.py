@@ -23,7 +23,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.phantom.patients=12",
         "schedule.steps=4,8",
         "schedule.warmup_steps=2",
-        "evaluation.resnet18=null",
+        "evaluation.controls.resnet18=null",
     ]
     assert main("pathology", "train", ["-m", *keys]) == 0
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 OUTSIDE = Path(__file__).parent / "outside"
-SHORT = ["schedule.steps=3", "schedule.warmup_steps=1", "data.batch_size=16", "evaluation.resnet18=null"]
+SHORT = ["schedule.steps=3", "schedule.warmup_steps=1", "data.batch_size=16", "evaluation.controls.resnet18=null"]
 # what the owner of restricted data needs to go on with a run; nothing of it is meant to be passed on
 INTERNAL = {"config.yaml", "versions.json", "splits.csv", "splits.json", "status.csv", "failures.csv", "status.json"}
 
@@ -54,6 +54,21 @@ def test_trains_evaluates_and_compares(toy: Path, capsys: pytest.CaptureFixture[
     capsys.readouterr()
     assert run("compare", toy, f"runs={sweep}", "output.id=both") == 0
     assert "undecided" in capsys.readouterr().out
+
+
+def test_an_evaluator_from_outside_stands_beside_the_others(toy: Path) -> None:
+    added = "+evaluation.evaluators.calibration._target_=mylab.calibration.Calibration"
+    assert run("train", toy, added, "trivium.allow=[mylab]", "output.id=one", *SHORT) == 0
+    from core.evaluation.tables import read_results
+
+    results = read_results(toy / "outputs" / "toy.microscopy" / "train" / "default" / "one")
+    figures = {figure.name: figure for figure in results.figures}
+    brier = figures["calibration/brier"]
+    assert 0 < brier.value < 2
+    assert brier.low <= brier.value <= brier.high
+    assert brier.n == figures["zero_shot/leaf_accuracy"].n == 60
+    table = results.items[results.items["evaluation"] == "calibration"]
+    assert table["brier"].mean() == pytest.approx(brier.value)
 
 
 def test_another_set_is_tested_whole_with_the_classes_of_the_run(toy: Path) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from core.evaluation.classification import classification
 from core.evaluation.cohort import Classes, Cohort, Controls
+from core.evaluation.subject import Subject
 from core.evaluation.zero_shot import softmax
 from core.files import atomic_write, cache_dir
 from core.types import Evaluation
@@ -25,14 +26,24 @@ _VERSION = 2  # raise it when the training of the control changes: cached predic
 
 
 @dataclass(frozen=True)
-class SupervisedBudget:
-    """What the control may spend; the key of its cache. ``conf/evaluation`` states it."""
+class ResNet18:
+    """The control with what it may spend, which is the key of its cache; as ``resnet18``."""
 
     steps: int = 150  # optimiser steps
     batch_size: int = 32
     lr: float = 1e-3
     size_px: int = 64  # images are resized to this square, which is what two cores can train in seconds
     seed: int = 0
+
+    def __call__(self, subject: Subject, controls: Controls, /) -> list[Evaluation]:
+        test, train = subject.test.labelled(), subject.train
+        if subject.classes is None or not len(test.rows):
+            return []
+        ids = subject.data.manifest.frame["id"].iloc[train.rows].tolist()
+        pictures = [np.concatenate([resize(image[None], self.size_px) for image in subject.pictures(rows)])
+                    for rows in (train.rows, test.rows)]  # fmt: skip
+        labels = train.labels, ids, pictures[1], test.labels
+        return [resnet18(pictures[0], *labels, subject.classes, subject.cohort(test.rows), self)]
 
 
 def resnet18(
@@ -43,7 +54,7 @@ def resnet18(
     test_labels: npt.ArrayLike,
     classes: Classes,
     cohort: Cohort,
-    budget: SupervisedBudget | None = None,
+    budget: ResNet18 | None = None,
     controls: Controls | None = None,
 ) -> Evaluation:
     """Trains (or recalls) ResNet-18 from scratch and evaluates it as ``resnet18``.
@@ -54,7 +65,7 @@ def resnet18(
         train_ids: [N] ids; with those of the cohort they identify the split.
         test_images: [M, 3, H, W] uint8, the items of the cohort.
     """
-    chosen = budget or SupervisedBudget()
+    chosen = budget or ResNet18()
     known = np.asarray(train_labels, dtype=np.int64) >= 0
     train = resize(train_images[known], chosen.size_px)
     labels = np.asarray(train_labels, dtype=np.int64)[known]
@@ -112,7 +123,7 @@ def _key(
     test_ids: Sequence[str],
     test: npt.NDArray[np.uint8],
     names: Sequence[str],
-    budget: SupervisedBudget,
+    budget: ResNet18,
 ) -> str:
     """Hash of ids, labels, pixels and settings: equal ids over other pixels (another phantom) are another split."""
     digest = hashlib.sha256()

@@ -7,7 +7,7 @@ model is StandardScaler and LogisticRegression(C=1) everywhere, so nothing is tu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,32 @@ import numpy.typing as npt
 
 from core.evaluation.classification import classification
 from core.evaluation.cohort import Classes, Cohort, Controls
+from core.evaluation.subject import Subject
 from core.types import Evaluation
 
 FloatArray = npt.NDArray[np.float64]
+
+
+class Probe:
+    """Logistic regression on the features before the projection, as ``probe``."""
+
+    def __call__(self, subject: Subject, controls: Controls, /) -> list[Evaluation]:
+        test, train = subject.test.labelled(), subject.train
+        if subject.classes is None or not len(test.rows):
+            return []
+        labels = train.labels, test.features, test.labels
+        return [probe(train.features, *labels, subject.classes, subject.cohort(test.rows), controls)]
+
+
+class SimpleFeatures:
+    """The two floors, ``floor_colour6`` and ``floor_colour6_hog128``."""
+
+    def __call__(self, subject: Subject, controls: Controls, /) -> list[Evaluation]:
+        test, train = subject.test.labelled(), subject.train
+        if subject.classes is None or not len(test.rows):
+            return []
+        pictures = subject.pictures(train.rows), train.labels, subject.pictures(test.rows), test.labels
+        return floors(*pictures, subject.classes, subject.cohort(test.rows))
 
 
 def fit_predict(train: npt.ArrayLike, labels: npt.ArrayLike, test: npt.ArrayLike, classes: int) -> FloatArray:
@@ -63,9 +86,9 @@ def probe(
 
 
 def floors(
-    train_images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8],
+    train_images: Iterable[npt.NDArray[np.uint8]],
     train_labels: npt.ArrayLike,
-    test_images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8],
+    test_images: Iterable[npt.NDArray[np.uint8]],
     test_labels: npt.ArrayLike,
     classes: Classes,
     cohort: Cohort,
@@ -86,13 +109,10 @@ def floors(
     ]
 
 
-def simple_features(images: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> Mapping[str, FloatArray]:
+def simple_features(images: Iterable[npt.NDArray[Any]]) -> Mapping[str, FloatArray]:
     """``colour6`` [N, 6] and ``hog128`` [N, 128] of uint8 images, each [3, H, W] or [H, W, 3]."""
-    channels_last = [_channels_last(np.asarray(image)) for image in images]
-    return {
-        "colour6": np.stack([colour6(image) for image in channels_last]),
-        "hog128": np.stack([hog128(image) for image in channels_last]),
-    }
+    both = [(colour6(image), hog128(image)) for image in map(_channels_last, images)]
+    return {"colour6": np.stack([colour for colour, _ in both]), "hog128": np.stack([hog for _, hog in both])}
 
 
 def colour6(image: npt.NDArray[np.uint8]) -> FloatArray:

@@ -11,12 +11,31 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.special import gammaln
 
-from core.evaluation.cohort import Cohort, make_evaluation
+from core.evaluation.cohort import Cohort, Controls, make_evaluation
 from core.evaluation.metrics import Metric
+from core.evaluation.subject import Subject, embed_captions
 from core.types import Evaluation
 
 KS = (1, 5, 10)
 _TOP = 5  # retrieved items kept a query
+
+
+class Retrieval:
+    """Between the test pictures and their written captions, as ``retrieval``."""
+
+    def __call__(self, subject: Subject, controls: Controls, /) -> list[Evaluation]:
+        test = subject.test
+        frame = subject.data.manifest.frame.iloc[test.rows]
+        captions = frame["captions"].tolist()
+        texts = [text for several in captions for text in several]
+        if not texts:
+            return []
+        owner = np.repeat(np.arange(len(test.rows)), [len(several) for several in captions])
+        # windows of one slide are other pictures than the slide
+        where = zip(*(frame[name] for name in ("path", "x", "y", "w", "h")), strict=True)
+        keys = ["@".join(map(str, place)) for place in where]
+        embedded = embed_captions(subject.model, texts)
+        return [retrieval(test.embeddings, embedded, owner, texts, subject.cohort(test.rows), keys)]
 
 
 def retrieval(

@@ -8,7 +8,20 @@ import numpy.typing as npt
 from core.evaluation.classification import classification
 from core.evaluation.cohort import Classes, Cohort, Controls
 from core.evaluation.prompts import Prompts, prompt_spread
+from core.evaluation.subject import Subject
 from core.types import Evaluation
+
+
+class ZeroShot:
+    """The classes' prompts asked of the test pictures, as ``zero_shot``."""
+
+    def __call__(self, subject: Subject, controls: Controls, /) -> list[Evaluation]:
+        test = subject.test.labelled()
+        if subject.classes is None or not len(test.rows):
+            return []
+        prompts, cohort, scale = subject.prompts, subject.cohort(test.rows), subject.model.scale
+        weights = prompts.weights()
+        return [zero_shot(test.embeddings, weights, test.labels, subject.classes, cohort, controls, scale, prompts)]
 
 
 def zero_shot(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Shown:
 
 def save_gallery(
     folder: str | Path,
-    images: npt.NDArray[np.uint8],
+    images: Callable[[int], npt.NDArray[np.uint8]],
     ids: Sequence[str],
     captions: Sequence[str],
     ranks: npt.ArrayLike,
@@ -41,7 +41,7 @@ def save_gallery(
     the same class. Do not call it for restricted data.
 
     Args:
-        images: [N, 3, H, W] uint8, all query images.
+        images: gives the n-th query image, uint8 [3, H, W]; only the shown ones are asked for.
         ids: [N].
         captions: [N] the own caption.
         ranks: [N] rank of the first right text, 1 is best.
@@ -56,7 +56,7 @@ def save_gallery(
     with atomic_write(Path(folder) / _FILE) as path, open(path, "wb") as file:
         np.savez_compressed(
             file,
-            images=np.stack([_thumbnail(images[i], size_px) for i in rows])
+            images=np.stack([_thumbnail(images(i), size_px) for i in rows])
             if rows
             else np.zeros((0, size_px, size_px, 3), np.uint8),
             ids=np.array([ids[i] for i in rows], dtype=np.str_),

@@ -14,6 +14,7 @@ CONTROL_NAMES = {
     "resnet18": "ResNet-18",
     "colour6": "colour",
     "colour6_hog128": "colour + HOG",
+    "metadata": "metadata alone",
 }
 
 

@@ -24,6 +24,7 @@ _NAMES = {
     "resnet18": "ResNet-18 from scratch (control)",
     "floor_colour6": "Floor: colour alone",
     "floor_colour6_hog128": "Floor: colour and HOG",
+    "floor_metadata": "Floor: metadata alone",
     "retrieval": "Retrieval",
 }
 _FAILURES = 50  # rows shown

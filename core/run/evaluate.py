@@ -12,12 +12,13 @@ from rich.table import Table
 
 from core.data.module import PairsDataModule
 from core.data.sharing import redact
+from core.evaluation.subject import Subject
 from core.evaluation.tables import write_results
 from core.files import atomic_write
 from core.models.dual_encoder import DualEncoder
 from core.report.gallery import save_gallery
 from core.report.report import write_report
-from core.run.evaluating import Embedded, evaluate_model
+from core.run.evaluating import evaluate_model
 from core.run.folder import write_config
 from core.run.inputs import Inputs, make_data, read_inputs
 from core.run.instantiate import instantiate
@@ -66,7 +67,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
 
 def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule, model: DualEncoder) -> int:
     """Evaluates, writes every result of a run, prints the figures, and gives the exit status."""
-    evaluations, test, more = evaluate_model(cfg, inputs, data, model)
+    evaluations, subject, more = evaluate_model(cfg, inputs, data, model)
     # files again: some may have failed since they were first read
     fates = [*inputs.manifest.fates, *data.tiles.fates(), *more]
     restricted = cfg.data.sharing == "restricted"
@@ -76,7 +77,7 @@ def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule,
     write_results(folder, evaluations)
     write_status(folder, fates)
     if not restricted:
-        _gallery(folder, inputs, test, evaluations)
+        _gallery(folder, subject, evaluations)
         if cfg.evaluation.map:
             _map(cfg, folder, inputs, model, evaluations)
     write_report(folder)
@@ -104,19 +105,22 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
-def _gallery(folder: Path, inputs: Inputs, test: Embedded, evaluations: list[Evaluation]) -> None:
+def _gallery(folder: Path, subject: Subject, evaluations: list[Evaluation]) -> None:
     """Pictures of the best and worst retrievals, for the report."""
     ranked = [evaluation for evaluation in evaluations if evaluation.name == "retrieval"]
     if not ranked:
         return
-    ids = inputs.manifest.frame["id"].iloc[test.rows].tolist()
+    rows = subject.test.rows
+    ids = subject.data.manifest.frame["id"].iloc[rows].tolist()
     items = ranked[0].items
     mine = items[items["direction"] == "image_to_text"].drop_duplicates("id").set_index("id")
     kept = [number for number, name in enumerate(ids) if name in mine.index]
     names = [ids[number] for number in kept]
     shown = mine.loc[names]
     first = [str(found[0]) for found in shown["retrieved"]]
-    save_gallery(folder, test.images[kept], names, shown["caption"].tolist(), shown["rank"].to_numpy(), first)
+    shown_rows, tiles = rows[kept], subject.data.tiles
+    captions, ranks = shown["caption"].tolist(), shown["rank"].to_numpy()
+    save_gallery(folder, lambda number: tiles.get(int(shown_rows[number])), names, captions, ranks, first)
 
 
 def _map(cfg: DictConfig, folder: Path, inputs: Inputs, model: DualEncoder, evaluations: list[Evaluation]) -> None:

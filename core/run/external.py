@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from core.data.manifest import Manifest, ManifestOptions
-from core.data.tiles import TileSource
+from core.data.tiles import TileSource, chunks
 from core.evaluation.classification import classification
 from core.evaluation.cohort import Classes, Cohort
 from core.evaluation.probe import fit_predict
 from core.evaluation.prompts import Prompts
+from core.evaluation.subject import Subject, embed_pictures
 from core.evaluation.zero_shot import zero_shot
-from core.models.dual_encoder import DualEncoder
 from core.run.instantiate import instantiate
 from core.types import Evaluation, Fate, UserError
 
@@ -42,23 +43,12 @@ def shared_classes(path: str | Path | None, labels: Sequence[str]) -> dict[str, 
     return mapping
 
 
-def evaluate_external(
-    cfg: DictConfig,
-    model: DualEncoder,
-    prompts: Prompts,
-    classes: Classes,
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-) -> tuple[list[Evaluation], list[Fate]]:
+def evaluate_external(cfg: DictConfig, subject: Subject) -> tuple[list[Evaluation], list[Fate]]:
     """Zero-shot and the probe of the training set on ``data.external``, over the shared classes.
 
     Args:
         cfg: with ``data.external: {manifest, columns, resolution, classes}``.
-        model: trained.
-        prompts: of the training classes; those of a shared class are put together.
-        classes: of training.
-        train_features: [N, width] of the labelled training pictures.
-        train_labels: [N] int class.
+        subject: with classes; the prompts of a shared class are put together.
 
     Returns:
         ``external_zero_shot`` and ``external_probe``, and what became of the files. An item's id names the fold,
@@ -67,7 +57,8 @@ def evaluate_external(
     Raises:
         UserError: no class is shared, or no picture can be read.
     """
-    external = cfg.data.external
+    external, model, classes = cfg.data.external, subject.model, subject.classes
+    assert classes is not None
     options = ManifestOptions(columns=OmegaConf.to_container(external.columns), root=external.get("root"))  # type: ignore[arg-type]
     manifest = Manifest.read(external.manifest, options)
     theirs = shared_classes(external.classes, sorted(set(manifest.frame["label"].dropna())))
@@ -80,7 +71,6 @@ def evaluate_external(
     if not len(rows):
         why = fates[0].reason if fates else f"it shares no class with the run ({', '.join(classes.names[:5])})"
         raise UserError(f"nothing can be evaluated: {why}", str(manifest.path))
-    images = np.stack([tiles.get(int(row)) for row in rows])
     frame = manifest.frame.iloc[rows]
     truth = np.array([names.index(theirs[label]) for label in frame["label"]], np.int64)
     to_shared = np.array([names.index(ours[name]) if ours.get(name) in names else -1 for name in classes.names])
@@ -89,6 +79,7 @@ def evaluate_external(
     mark = "" if cfg.data.split.fold is None else f"@fold{cfg.data.split.fold}"
     ids = [f"{name}{mark}" for name in frame["id"]]
     cohort = Cohort(ids, frame["group"].astype(str).tolist(), cfg.data.unit, "another set")
+    prompts = subject.prompts
     kept = to_shared[prompts.owner] >= 0
     merged = Prompts(
         names,
@@ -98,24 +89,13 @@ def evaluate_external(
         prompts.name[kept],
         prompts.template[kept],
     )
-    embeddings, features = encode_images(model, images)
-    known = to_shared[train_labels] >= 0
-    probabilities = fit_predict(train_features[known], to_shared[train_labels][known], features, len(names))
+    batches = ((part, torch.from_numpy(np.stack([tiles.get(int(row)) for row in part]))) for part in chunks(rows, 128))
+    _, embeddings, features = embed_pictures(model, batches)
+    known = to_shared[subject.train.labels] >= 0
+    learned = subject.train.features[known], to_shared[subject.train.labels][known]
+    probabilities = fit_predict(*learned, features, len(names))
     evaluations = [
         zero_shot(embeddings, merged.weights(), truth, shared, cohort, scale=model.scale, name="external_zero_shot"),
         classification("external_probe", probabilities, truth, shared, cohort),
     ]
     return evaluations, fates
-
-
-def encode_images(model: DualEncoder, images: np.ndarray, batch: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [N, D] and features before the projection [N, width] of uint8 images [N, 3, s, s]."""
-    import torch
-
-    device = next(model.parameters()).device
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), batch):
-            pixels = torch.from_numpy(images[start : start + batch]).to(device)
-            parts.append(tuple(part.cpu().numpy() for part in model.embed_images(pixels)))
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

@@ -55,7 +55,7 @@ def test_a_sweep_is_one_array_whose_failures_do_not_stop_the_others(cluster: dic
 
 
 def test_training_runs_on_the_cluster(cluster: dict[str, str], tmp_path: Path) -> None:
-    small = ["schedule.steps=3", "schedule.warmup_steps=1", "evaluation.resnet18=null", "data.phantom.patients=12"]
+    small = ["schedule.steps=3", "schedule.warmup_steps=1", "evaluation.controls.resnet18=null", "data.phantom.patients=12"]
     done = sweep(cluster, tmp_path, "train", "seed=0,1", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = only_run(tmp_path / "outputs", "train")

@@ -190,10 +190,10 @@ class Torn(PictureReader):
         raster = super().open(path, resolution)
         read = raster.read
 
-        def torn(window: Window, out_size: tuple[int, int]) -> Pixels:
+        def torn(window: Window, out_size: tuple[int, int], *how: Any) -> Pixels:
             if window.x == 8:
                 raise ReadError("the tile is torn", str(path))
-            return read(window, out_size)
+            return read(window, out_size, *how)
 
         raster.read = torn  # type: ignore[method-assign]
         return raster

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from core.evaluation.cohort import Classes, Cohort
-from core.evaluation.controls import SupervisedBudget, resize, resnet18
+from core.evaluation.controls import ResNet18, resize, resnet18
 
-BUDGET = SupervisedBudget(steps=30, batch_size=8, size_px=32)
+BUDGET = ResNet18(steps=30, batch_size=8, size_px=32)
 
 
 def _images(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,7 @@ def test_it_learns_and_is_recalled_until_anything_it_depends_on_changes(
     cohort = Cohort([f"t{k}" for k in range(10)], [f"p{k}" for k in range(10)])
     ids = [f"i{k}" for k in range(32)]
 
-    def control(budget: SupervisedBudget = BUDGET, labels: np.ndarray = y_train) -> tuple[float, bool]:
+    def control(budget: ResNet18 = BUDGET, labels: np.ndarray = y_train) -> tuple[float, bool]:
         made = resnet18(train, labels, ids, test, y_test, classes, cohort, budget)
         return made.figures[0].value, made.details["from_cache"]
 

@@ -32,7 +32,7 @@ def _run(folder: Path, sharing: str = "open") -> Path:
     Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(folder / "maps" / "Meyer_map.png")
     images = np.random.default_rng(0).integers(255, size=(20, 3, 16, 16)).astype(np.uint8)
     ids, captions = [f"Meyer{k}" for k in range(20)], [f"caption of Meyer {k}" for k in range(20)]
-    save_gallery(folder, images, ids, captions, np.arange(20) + 1, [captions[0]] * 20)
+    save_gallery(folder, images.__getitem__, ids, captions, np.arange(20) + 1, [captions[0]] * 20)
     return write_report(folder)
 
 
@@ -112,7 +112,7 @@ def test_a_run_without_figures_or_extras_has_a_report(tmp_path: Path) -> None:
 def test_the_gallery_keeps_the_best_and_the_worst_with_different_captions_first(tmp_path: Path) -> None:
     images = np.zeros((8, 3, 8, 8), np.uint8)
     captions = ["a", "a", "b", "a", "c", "d", "e", "f"]
-    save_gallery(tmp_path, images, list("01234567"), captions, [1, 1, 1, 1, 5, 9, 7, 7], count=2)
+    save_gallery(tmp_path, images.__getitem__, list("01234567"), captions, [1, 1, 1, 1, 5, 9, 7, 7], count=2)
     best, worst = load_gallery(tmp_path)
     assert [item.id for item in best] == ["0", "2"]
     assert [item.id for item in worst] == ["5", "6"]
@@ -120,7 +120,7 @@ def test_the_gallery_keeps_the_best_and_the_worst_with_different_captions_first(
 
 
 def test_the_gallery_never_shows_an_image_twice(tmp_path: Path) -> None:
-    save_gallery(tmp_path, np.zeros((3, 3, 8, 8), np.uint8), list("012"), list("abc"), [1, 2, 3], count=6)
+    save_gallery(tmp_path, np.zeros((3, 3, 8, 8), np.uint8).__getitem__, list("012"), list("abc"), [1, 2, 3], count=6)
     best, worst = load_gallery(tmp_path)
     assert (len(best), len(worst)) == (3, 0)
 

@@ -30,7 +30,7 @@ def test_training_is_timed_and_its_size_is_that_of_a_run(
     manifest = make(tmp_path / "pictures", count=48)
     (manifest.parent / "3.png").write_bytes(b"broken")
     keys = ["schedule.steps=2", "schedule.warmup_steps=1", "data.batch_size=8", "data.split.folds=3",
-            "data.split.fold=0", "evaluation.resnet18=null", "evaluation.simple_features=false",
+            "data.split.fold=0", "evaluation.controls.resnet18=null", "evaluation.controls.simple_features=null",
             f"manifest={manifest}", f"output.root={tmp_path}"]  # fmt: skip
     below = tmp_path / "toy.microscopy" / "train" / "default"
 
