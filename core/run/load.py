@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from core.run.entry import SWEEP
 from core.run.folder import CONFIG
 from core.run.instantiate import instantiate
 from core.run.named import with_packaged
+from core.run.status import STATE, read_state
 from core.types import Geometry, UserError
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from core.models.dual_encoder import DualEncoder
     from core.run.predict import Maps
 
-WEIGHTS = "model.safetensors"
+SUMMARY, WEIGHTS = "summary.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ def load(run: str | Path) -> Model:
     folder = Path(run)
     config = load_config(folder)
     details = {}
-    if (folder / "summary.json").is_file():
-        details = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["details"]
+    if (folder / SUMMARY).is_file():
+        details = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["details"]
     prompts = details.get("zero_shot", {}).get("prompts", {})
     return Model(folder, config, load_model(folder), prompts)
 
@@ -179,10 +181,11 @@ def build_model(config: DictConfig) -> DualEncoder:
 
 
 def runs(folder: str | Path) -> pd.DataFrame:
-    """Config and figures of every run with results below a folder: one row a run.
+    """State, config and figures of every run below a folder: one row a run, those that failed or still run too.
 
-    Columns: ``run`` (its folder), every key of the config by its dotted name, every figure by its name with ``.low``,
-    ``.high`` and its controls (``zero_shot/leaf_accuracy.chance``).
+    Columns: ``run`` (its folder), ``state`` (completed, failed, interrupted, running, dry_run) and ``error`` (None
+    where there is none), every key of the config by its dotted name, every figure by its name with ``.low``, ``.high``
+    and its controls (``zero_shot/leaf_accuracy.chance``). What a run does not have is NaN.
 
     Raises:
         UserError: there is no such folder.
@@ -191,17 +194,24 @@ def runs(folder: str | Path) -> pd.DataFrame:
 
     if not Path(folder).is_dir():
         raise UserError(f"there is no folder '{folder}'", todo="give a folder with runs, such as outputs")
-    rows = []
-    for path in sorted(Path(folder).rglob("summary.json")):
-        row: dict[str, Any] = {"run": str(path.parent)}
-        if (path.parent / "config.yaml").is_file():
-            row |= _flat(OmegaConf.to_container(load_config(path.parent), resolve=True))
-        for figure in json.loads(path.read_text(encoding="utf-8"))["figures"]:
+    # a job that failed before it had a config has a state; a sweep has one too and is no run
+    begun = {path.parent for name in (CONFIG, STATE) for path in Path(folder).rglob(name)}
+    rows = [_row(path) for path in sorted(begun) if not (path / SWEEP).is_file()]
+    return pd.DataFrame(rows)
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    """One run of :func:`runs`."""
+    state = read_state(folder)
+    row: dict[str, Any] = {"run": str(folder), "state": state.get("state"), "error": state.get("error")}
+    if (folder / CONFIG).is_file():
+        row |= _flat(OmegaConf.to_container(load_config(folder), resolve=True))
+    if (folder / SUMMARY).is_file():
+        for figure in json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["figures"]:
             name = figure["name"]
             row |= {name: figure["value"], f"{name}.low": figure["low"], f"{name}.high": figure["high"]}
             row |= {f"{name}.{control}": value for control, value in figure["controls"].items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return row
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

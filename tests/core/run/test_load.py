@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import core
 from core.evaluation.tables import write_json
@@ -17,6 +17,7 @@ from core.run.folder import write_config
 from core.run.instantiate import instantiate
 from core.run.status import write_state
 from core.types import UserError
+from tests.core.run.verbs import run, use_verb
 
 PROMPTS = {"disc": ["a disc"], "square": ["a square", "a box"]}
 
@@ -70,7 +71,29 @@ def test_runs_are_rows_with_config_figures_and_controls(trained) -> None:
     row = table.iloc[0]
     assert (row["seed"], row["zero_shot/leaf_accuracy"], row["zero_shot/leaf_accuracy.chance"]) == (5, 0.5, 0.25)
     assert row["objective._target_"] == "core.objectives.softmax.SoftmaxContrastive"
-    assert row["run"] == str(trained[0])
+    assert (row["run"], row["state"], row["error"]) == (str(trained[0]), "completed", None)
+
+
+def test_runs_that_did_not_end_are_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def job(cfg: DictConfig, folder: Path) -> int:
+        if cfg.knowledge.prefix == "A":
+            return 0
+        raise KeyboardInterrupt if cfg.knowledge.prefix == "C" else UserError("the disk is full")
+
+    use_verb(monkeypatch, job)
+    configs = tmp_path / "configs" / "experiment"
+    configs.mkdir(parents=True)
+    (configs / "one.yaml").write_text("# @package _global_\n")
+    (configs / "two.yaml").write_text("# @package _global_\nclasses: /nowhere.csv\n")  # fails before it has a config
+    swept = ["--config-dir", str(configs.parent), "-m", "experiment=one,two", "knowledge.prefix=A,B"]
+    assert run("knowledge", *swept, f"output.root={tmp_path}/out") == 2
+    assert run("knowledge", "knowledge.prefix=C", f"output.root={tmp_path}/out") == 130
+    write_state(tmp_path / "out" / "begun", state="running")
+    table = core.runs(tmp_path / "out")
+    assert table["state"].tolist() == ["running", "completed", "failed", "failed", "failed", "interrupted"]
+    assert "the disk is full" in table["error"][2]
+    assert "/nowhere.csv" in table["error"][3]
+    assert table["knowledge.prefix"].tolist()[1:3] == ["A", "B"]
 
 
 def test_what_cannot_be_loaded_says_why(trained, tmp_path: Path) -> None:
