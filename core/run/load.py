@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from core.run.allowlist import allowing
 from core.run.entry import SWEEP
 from core.run.folder import CONFIG
 from core.run.instantiate import instantiate
@@ -35,6 +36,7 @@ class Model:
     config: DictConfig  # of the run
     encoder: DualEncoder  # in evaluation mode, on the CPU
     prompts: Mapping[str, list[str]]  # the run's own, by class; empty when it had no classes
+    allow: tuple[str, ...] = ()  # packages beside the suite's that its config may name
 
     @property
     def geometry(self) -> Geometry:
@@ -111,25 +113,32 @@ class Model:
         """
         from core.run.predict import map_slide
 
-        return map_slide(
-            self, instantiate(self.config.reader), Path(slide), list(prompts), Path(out), resolution=resolution
-        )
+        with allowing(self.allow):
+            reader = instantiate(self.config.reader)
+            return map_slide(self, reader, Path(slide), list(prompts), Path(out), resolution=resolution)
 
     def _cut(self, paths: Sequence[str | Path], resolution: float | None) -> np.ndarray:
         from core.raster.patch import cut
 
-        reader, pixels = instantiate(self.config.reader), []
+        pixels = []
+        with allowing(self.allow):
+            reader = instantiate(self.config.reader)
         for path in paths:
             with reader.open(Path(path), resolution) as raster:
                 pixels.append(cut(raster, None, self.geometry).pixels.transpose(2, 0, 1))
         return np.stack(pixels)
 
 
-def load(run: str | Path) -> Model:
+def load(run: str | Path, allow: Sequence[str] = ()) -> Model:
     """Loads a trained run.
 
+    Args:
+        run: its folder.
+        allow: packages beside the suite's that the run's config may call, such as that of its domain. Only who loads a
+            run can say so: a config or a checkpoint of others runs none of their code.
+
     Raises:
-        UserError: no run folder, no weights in it, or weights that do not fit its config.
+        UserError: no run folder, no weights in it, weights that do not fit, or a package that is not allowed.
     """
     folder = Path(run)
     config = load_config(folder)
@@ -137,7 +146,8 @@ def load(run: str | Path) -> Model:
     if (folder / SUMMARY).is_file():
         details = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["details"]
     prompts = details.get("zero_shot", {}).get("prompts", {})
-    return Model(folder, config, load_model(folder), prompts)
+    with allowing(allow):
+        return Model(folder, config, load_model(folder), prompts, tuple(allow))
 
 
 def load_config(folder: str | Path) -> DictConfig:

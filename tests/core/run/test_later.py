@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+import core
 from core.evaluation.tables import read_results
 from core.run.entry import main
+from core.types import UserError
 
 OUTSIDE = Path(__file__).parents[2] / "outside"
-SHORT = ["schedule.steps=2", "schedule.warmup_steps=1", "data.batch_size=16", "evaluation.resnet18=null",
-         "evaluation.simple_features=false"]  # fmt: skip
+SHORT = ["schedule.steps=2", "schedule.warmup_steps=1", "data.batch_size=16", "evaluation.controls.resnet18=null",
+         "evaluation.controls.simple_features=null"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +42,13 @@ def test_a_run_is_evaluated_from_another_folder(trained: Path, tmp_path: Path, m
     again = tmp_path / "outputs" / "toy.microscopy" / "evaluate" / "default" / "again"
     assert (again / "items.parquet").read_bytes() == (trained / "items.parquet").read_bytes()
     assert read_results(again).figures
+
+
+def test_a_run_of_a_package_outside_is_loaded_when_the_caller_allows_it(trained: Path) -> None:
+    picture = trained.parents[4] / "pictures" / "0.png"
+    with pytest.raises(UserError, match=r"toy\.microscopy\.reader\.PictureReader.*not on the list"):
+        core.load(trained).embed_images([picture], resolution=1.0)
+    model = core.load(trained, allow=["toy"])
+    assert model.embed_images([picture], resolution=1.0).shape == (1, model.encoder.embed_dim)
+    with pytest.raises(UserError, match="not on the list"):  # allowed to that model, and to nothing else
+        core.load(trained).embed_images([picture], resolution=1.0)
