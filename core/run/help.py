@@ -55,11 +55,24 @@ VERBS = {
     ),
     "evaluate": Help(
         "Evaluates a trained run: zero-shot, retrieval and linear probe, each beside its controls, with 95 %\n"
-        "intervals. On the run's own test split, or on another table as a test set of its own.",
-        (_RUN, ("manifest=FILE", "another test set; by default the run's own test split"), _COLUMNS),
+        "intervals. On the run's own test split; and, where another table is named, on all of that too: zero-shot and\n"
+        "probe, over the classes that both share.",
+        (
+            _RUN,
+            (
+                "manifest=FILE",
+                "another labelled set, never trained on: every row is tested, beside the run's own split",
+            ),
+            ("classes=FILE", "CSV set,label,shared where that set names its classes otherwise"),
+            (
+                "manifest_options.columns={path: file}",
+                "what that table's columns are called; also manifest_options.root",
+            ),
+            _RESOLUTION,
+        ),
         (
             ("run=latest", "the newest run again"),
-            ("run=outputs/pathology/train/default/latest manifest=other_scanner.csv", "other data"),
+            ("run=outputs/pathology/train/default/latest manifest=other_scanner.csv", "does it carry to other data?"),
         ),
         "report.html, summary.json, items.parquet, figures/",
     ),
