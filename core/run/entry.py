@@ -157,6 +157,7 @@ def _single(
     from core.run.folder import create, is_begun, is_done, joins_existing, link_latest, make_id, wait_for
     from core.run.job import load, run_in, settle
     from core.run.resume import changed, leaves, resumed_config
+    from core.run.tables import check_tables
 
     experiment = _experiment(cfg)
     cfg = job_part(cfg)
@@ -168,9 +169,11 @@ def _single(
         base = job_part(plain)
         settle(base, package, verb, allow)
         cfg = resumed_config(load(resumed), cfg, [*changed(cfg, base), "trivium.allow"])
+        check_tables(cfg)
         folder = resumed
     else:
         leaves(cfg)  # every value that is missing or cannot be read is named before a folder is made
+        check_tables(cfg)
         wanted = _base(cfg, package, verb, experiment) / (cfg.output.id or make_id())
         if not cfg.output.id and joins_existing() and (is_begun(wanted) or os.environ.get("SLURM_PROCID", "0") != "0"):
             folder, resumed = wait_for(wanted), wanted

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from core.data.audit import Finding, audit, refuse
 from core.data.captions import CaptionChooser, words
 from core.data.concepts import RowConcepts, link_rows
-from core.data.manifest import Manifest, ManifestOptions
+from core.data.manifest import Manifest
 from core.data.module import PairsDataModule
 from core.data.splits import assign_splits, load_splits, save_splits
 from core.data.targets import Relations
@@ -28,6 +28,7 @@ from core.knowledge.relations import ConceptSets, RelationTable
 from core.knowledge.templates import CaptionTemplates
 from core.models.dual_encoder import DualEncoder
 from core.run.instantiate import instantiate
+from core.run.tables import manifest_options, needed, read_manifest
 from core.types import UserError
 
 
@@ -61,8 +62,7 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
     """
     path, knowledge_path = _sources(cfg)
     source = cfg.data.captions.source
-    need = None if source == "both" else source
-    manifest = Manifest.read(path, manifest_options(cfg) if cfg.manifest else None, need)
+    manifest = read_manifest(path, manifest_options(cfg) if cfg.manifest else None, needed(cfg))
     manifest = _split(cfg, manifest, folder)
     findings = audit(manifest)
     refuse(findings, str(manifest.path))
@@ -87,13 +87,6 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
     sets = ConceptSets.intern(list(concepts.sets))
     relations = Relations(np.asarray(grouping.group), np.asarray(sets.set_id), RelationTable(seen, sets))
     return Inputs(manifest, tuple(findings), graph, concepts, relations, tuple(grouping.names), not cfg.manifest)
-
-
-def manifest_options(cfg: DictConfig) -> ManifestOptions:
-    """``manifest_options`` of a config; what is null there keeps its default."""
-    values = OmegaConf.to_container(cfg.manifest_options, resolve=True)
-    assert isinstance(values, dict)
-    return ManifestOptions(**{str(key): value for key, value in values.items() if value is not None})
 
 
 def make_data(cfg: DictConfig, inputs: Inputs, model: DualEncoder) -> PairsDataModule:

@@ -19,6 +19,7 @@ from core.run.folder import CONFIG, is_begun, write_config
 from core.run.named import check_named, with_packaged
 from core.run.resume import leaves, resumed_config
 from core.run.status import STATUS, failure_count, read_state, write_state, write_status
+from core.run.tables import check_tables
 from core.types import UserError
 
 
@@ -52,6 +53,7 @@ class Job:
             resumed = is_begun(folder)
             if resumed:
                 cfg = resumed_config(load(folder), cfg, list(leaves(cfg)))
+            check_tables(cfg)
             return run_in(folder, cfg, self.allow, resumed, said)
         except Exception as error:
             folder.mkdir(exist_ok=True)
