@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ def write_hits(
     return target
 
 
-def _shown(row: Mapping[str, object], picture: np.ndarray | None) -> dict[str, object]:
+def _shown(row: Mapping[Any, Any], picture: np.ndarray | None) -> dict[str, object]:
     """A hit for people."""
     more = [f"{name} {value}" for name, value in row.items() if name not in PLACE and not _missing(value)]
     return {

@@ -6,7 +6,7 @@ file, so a kill leaves the index as it was, or with the slides of the shards tha
 
 ===========================  =====================================================================================
 ``slides.parquet``           file, slide, shard, first, tiles, width, height, bytes, mtime_ns, path, ``manifest.*``
-``<name>.faiss``             vectors of a shard (:mod:`core.search.shards`)
+``<name>.{npy,faiss}``       vectors and codes of a shard (:mod:`core.search.shards`)
 ``<name>.parquet``           x, y of its tiles: top left corners in level-0 pixels, by row
 ===========================  =====================================================================================
 """
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.files import atomic_write
-from core.search.shards import SHARD_TILES, SUFFIX, Shard, write_shard
+from core.search.shards import CODES, SHARD_TILES, VECTORS, Shard, write_shard
 from core.types import Fate, UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,17 @@ class Index:
     @cached_property
     def shards(self) -> dict[str, Shard]:
         """By name, in the order of :attr:`slides`."""
-        return {name: Shard(self.folder / f"{name}{SUFFIX}") for name in self.slides["shard"].unique()}
+        return {name: Shard(self.folder / name) for name in self.slides["shard"].unique()}
+
+    def fates(self) -> list[Fate]:
+        """Every file of it is well."""
+        files, tiles = self.slides["file"], self.slides["tiles"]
+        return [Fate(str(file), "ok", "", {"tiles": int(count)}) for file, count in zip(files, tiles, strict=True)]
+
+    @property
+    def columns(self) -> list[str]:
+        """What the manifest said of slides: names of columns of :attr:`slides`, with their prefix."""
+        return [str(name) for name in self.slides.columns if str(name).startswith(PREFIX)]
 
     def corners(self, shard: str) -> np.ndarray:
         """Top left corners of a shard's tiles, int64 [rows, 2] in level-0 pixels."""
@@ -149,7 +159,7 @@ def update(folder: str | Path, features: str | Path, seed: int = 0) -> tuple[Ind
     Args:
         folder: of the index; made when it is not there.
         features: folder of feature files, searched to any depth.
-        seed: of k-means.
+        seed: of how codes are learned.
 
     Returns:
         The index, what was done, and the fate of every feature file.
@@ -171,9 +181,7 @@ def update(folder: str | Path, features: str | Path, seed: int = 0) -> tuple[Ind
             _commit(index)
         todo = [*changes.added, *changes.changed]
         todo = sorted({*todo, *_worn(index, bool(todo))})
-        fates = [Fate(name, "ok", "", {"tiles": int(tiles)})
-                 for name, tiles in zip(index.slides["file"], index.slides["tiles"], strict=True)
-                 if name not in todo]  # fmt: skip
+        fates = [fate for fate in index.fates() if fate.path not in todo]
         while todo:
             index, done, new = _add(index, features, todo, seed)
             todo, fates = todo[done:], fates + new
@@ -203,9 +211,9 @@ def estimate(features: Path, files: Sequence[str], seed: int = 0) -> tuple[int, 
         return 0, 0.0, 0.0, fates
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
-        write_shard(Path(scratch) / f"timed{SUFFIX}", parts, seed)
+        write_shard(Path(scratch) / "timed", parts, seed)
         spent += time.perf_counter() - start
-    return tiles, tiles * (2 * parts[0].shape[1] + 24) / 1e9, spent / timed * tiles / 3600, fates
+    return tiles, tiles * (2.25 * parts[0].shape[1] + 16) / 1e9, spent / timed * tiles / 3600, fates
 
 
 def _worn(index: Index, adding: bool) -> list[str]:
@@ -224,7 +232,8 @@ def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[
 
     parts, corners, rows, fates = [], [], [], []
     tower, first, done = index.tower, 0, 0
-    width = next((shard.width for shard in index.shards.values()), None)
+    assert tower is not None
+    width = next((shard.vectors.shape[1] for shard in index.shards.values()), None)
     name = uuid.uuid4().hex[:12]
     while done < len(todo) and first < SHARD_TILES:
         file = todo[done]
@@ -248,7 +257,7 @@ def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[
         fates.append(Fate(file, "ok", "", {"tiles": len(vectors)}))
     new = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     if parts:
-        write_shard(index.folder / f"{name}{SUFFIX}", parts, seed)
+        write_shard(index.folder / name, parts, seed)
         _write_corners(index.folder / f"{name}.parquet", np.concatenate(corners))
     old = index.slides.set_index("file")
     for column in old.columns[old.columns.str.startswith(PREFIX) | (old.columns == "path")]:
@@ -277,7 +286,7 @@ def annotate(index: Index, paths: Mapping[str, str], columns: pd.DataFrame) -> I
         slides = index.slides.copy()
         slides["path"] = slides["slide"].map(paths).fillna(slides["path"]).astype(object)
         if len(columns.columns):
-            slides = slides.drop(columns=[name for name in slides if name.startswith(PREFIX)])
+            slides = slides.drop(columns=index.columns)
             slides = slides.join(columns.add_prefix(PREFIX), on="slide")
         if not slides.equals(index.slides):
             index = replace(index, slides=slides)
@@ -364,7 +373,7 @@ def _clean(index: Index) -> None:
     """Removes shards that are no longer named, and what a killed update left."""
     named = set(index.slides["shard"])
     for path in index.folder.iterdir():
-        shard = path.suffix in (SUFFIX, ".parquet") and path.name != SLIDES and path.stem not in named
+        shard = path.suffix in (VECTORS, CODES, ".parquet") and path.name != SLIDES and path.stem not in named
         if shard or path.name.startswith(".writing-"):
             path.unlink(missing_ok=True)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.search.index import PREFIX, Index
+from core.search.shards import Shard, best
 from core.types import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FIRST_SHARE = 1 / 32  # of the lists of a shard that are read at first
+RANKED = 32  # candidates by code, for each tile wanted, that are ranked by their vectors
 SAME = 1e-6  # cosines nearer than this are equal: of identical tiles either may be found
 
 
@@ -32,7 +33,7 @@ def select(index: Index, where: Mapping[str, Any]) -> np.ndarray:
     for name, value in where.items():
         column = "slide" if name == "slide" else PREFIX + name
         if column not in index.slides:
-            known = ["slide", *(text.removeprefix(PREFIX) for text in index.slides if text.startswith(PREFIX))]
+            known = ["slide", *(text.removeprefix(PREFIX) for text in index.columns)]
             raise UserError(f"the index has no column '{name}'", "search.where",
                             f"choose from {', '.join(known)}, or give the manifest= that has it")  # fmt: skip
         wanted = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
@@ -51,30 +52,32 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest tiles of each query over all shards.
 
-    A small share of each shard's lists is read, then twice as many, until the nearest tiles no longer change: a query
-    by text, which lies far from every tile, needs more lists than one by image.
+    All tiles are compared by their codes, the nearest of them by their vectors (:mod:`core.search.shards`).
 
     Args:
         index: an index with at least one slide.
         queries: float32 [Q, D] unit vectors.
         count: nearest tiles wanted of each.
         chosen: bool [slides] of :func:`select`; None: all slides.
-        exact: reads every list.
+        exact: compares all tiles by their vectors.
 
     Returns:
         Cosines float32 [Q, count] in falling order; and tiles int64 [Q, count, 2], the number of the shard in
         ``index.shards`` and the row in it; -inf and -1 where there are no more.
     """
-    share = 1.0 if exact else FIRST_SHARE
-    cosines, tiles = _read(index, queries, count, chosen, share)
-    open_ = np.arange(len(queries))  # queries whose answer may still change
-    while share < 1 and len(open_):
-        share = min(1.0, 2 * share)
-        more, places = _read(index, queries[open_], count, chosen, share)
-        moved = (more > cosines[open_] + SAME).any(1) | ~np.isfinite(more).all(1)
-        cosines[open_], tiles[open_] = more, places
-        open_ = open_[moved]
-    return cosines, tiles
+    wanted = count if exact else RANKED * count
+    cosines = np.full((len(queries), count), -np.inf, np.float32)
+    tiles = np.full((len(queries), count, 2), -1, np.int64)
+    for number, (shard, ranges) in enumerate(_ranges(index, chosen)):
+        if ranges:
+            own, rows = (shard.exact if exact else shard.candidates)(queries, wanted, ranges)
+            own_tiles = np.stack([np.full_like(rows, number), rows], -1)
+            cosines, tiles = best(np.hstack([cosines, own]), np.hstack([tiles, own_tiles]), wanted)
+    if not exact:
+        for number, shard in enumerate(index.shards.values()):
+            mine = (tiles[..., 0] == number).nonzero()
+            cosines[mine] = shard.cosines(queries[mine[0]], tiles[(*mine, 1)])
+    return best(cosines, tiles, count)
 
 
 def recall(found: np.ndarray, exact: np.ndarray, count: int = 10) -> float:
@@ -122,30 +125,17 @@ def hits(
         wanted *= 4
 
 
-def _read(
-    index: Index, queries: np.ndarray, count: int, chosen: np.ndarray | None, share: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest tiles among a share of each shard's lists."""
-    cosines = np.full((len(queries), 0), -np.inf, np.float32)
-    tiles = np.zeros((len(queries), 0, 2), np.int64)
+def _ranges(index: Index, chosen: np.ndarray | None) -> Iterator[tuple[Shard, list[tuple[int, int]]]]:
+    """Every shard, with the rows of it that may be found: (first, last + 1) of each run of them."""
     slides = index.slides if chosen is None else index.slides[chosen]
-    used = slides.groupby("shard")
-    for number, (name, shard) in enumerate(index.shards.items()):
-        if name not in used.groups:
-            continue
-        rows = used.get_group(name)
-        allowed = None
-        if rows["tiles"].sum() < len(shard):  # filtered, or a slide of it is gone
-            allowed = np.zeros(len(shard), bool)
-            for first, size in zip(rows["first"], rows["tiles"], strict=True):
-                allowed[first : first + size] = True
-        own, places = shard.search(queries, count, share, allowed)
-        places = np.stack([np.where(places < 0, -1, number), places], -1)
-        cosines, tiles = np.concatenate([cosines, own], 1), np.concatenate([tiles, places], 1)
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-        cosines = np.take_along_axis(cosines, order, 1)
-        tiles = np.take_along_axis(tiles, order[:, :, None], 1)
-    return cosines, tiles
+    used = {str(name): rows.sort_values("first") for name, rows in slides.groupby("shard")}
+    for name, shard in index.shards.items():
+        ranges: list[tuple[int, int]] = []
+        if name in used:
+            for first, count in used[name][["first", "tiles"]].to_numpy().tolist():
+                joins = bool(ranges) and ranges[-1][1] == first
+                ranges.append((ranges.pop()[0] if joins else first, first + count))
+        yield shard, ranges
 
 
 def _table(index: Index, cosines: np.ndarray, tiles: np.ndarray) -> pd.DataFrame:
@@ -165,8 +155,8 @@ def _table(index: Index, cosines: np.ndarray, tiles: np.ndarray) -> pd.DataFrame
     found = slides.iloc[rows].reset_index(drop=True)
     place = pd.DataFrame({"similarity": cosines, "slide": found["slide"], "x": corners[:, 0], "y": corners[:, 1],
                           "w": found["width"], "h": found["height"]})  # fmt: skip
-    columns = [name for name in found if name.startswith(PREFIX)]
-    return place.join(found[columns].rename(columns=lambda name: name.removeprefix(PREFIX))).assign(path=found["path"])
+    said = {name: name.removeprefix(PREFIX) for name in index.columns}
+    return place.join(found[list(said)].rename(columns=said)).assign(path=found["path"])
 
 
 def _equal(own: Any, wanted: Any) -> bool:
