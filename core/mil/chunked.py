@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.mil.segments import at_least_float32, segment_max, segment_pool, segment_softmax, segment_sum
 
-CHUNK = 16_384  # tiles; one activation of width 512 is then 32 MiB
+CHUNK = 65_536  # tiles; one activation of width 512 is then 128 MiB, and few slides need the second computation
 
 
 def map_in_chunks(function: Callable[[Tensor], Tensor], features: Tensor, chunk: int = CHUNK) -> Tensor:

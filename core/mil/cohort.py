@@ -15,6 +15,7 @@ from core.mil.labels import FINDING, known
 from core.types import UserError
 
 Kind = tuple[int, str, str]  # width, encoder, unit: what the bags of one model have in common
+S = TypeVar("S")
 T = TypeVar("T")
 
 SAME_SCALE = 1.1  # tiles of the slides of one bag may differ by so much: magnifications do by 2
@@ -113,14 +114,19 @@ def joined(name: str, bags: Sequence[Bag]) -> Bag:
     return replace(bags[0], id=name, features=features, coordinates=np.concatenate([bag.coordinates for bag in bags]))
 
 
-def read_ahead(function: Callable[[int], T], rows: Sequence[int], threads: int) -> Iterator[tuple[int, T]]:
-    """``function`` of each row, in order; at most ``threads`` results are held at a time, since bags are large."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[int, Future[T]]] = deque()
-        for row in rows:
-            waiting.append((row, pool.submit(function, row)))
-            if len(waiting) == threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for row, future in waiting:
-            yield row, future.result()
+def read_ahead(function: Callable[[S], T], items: Sequence[S], threads: int) -> Iterator[T]:
+    """``function`` of each item, in order, as many ahead as there are threads (results are large); 0: none ahead."""
+    if threads < 1:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

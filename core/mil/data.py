@@ -10,19 +10,16 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from core.data.columns import SPLITS
 from core.data.manifest import Manifest
-from core.data.module import ignore_signals
-from core.data.pairs import Failed
-from core.data.samplers import Sampler
+from core.data.samplers import Sampler, philox
 from core.mil.bags import Bag, PackedBags
 from core.mil.cohort import (
     Kind,
@@ -38,9 +35,11 @@ from core.mil.cohort import (
 from core.mil.sampler import balanced, token_groups
 from core.types import Fate, Targets, UserError
 
-T = TypeVar("T")
 Read = Callable[[str], Bag]
-"""``read(id)`` gives the features of a slide, or raises a UserError or OSError; picklable where ranks are spawned."""
+"""``read(id)`` gives the features of a slide, or raises a UserError or OSError.
+
+It is called by several threads, and pickled where ranks are spawned.
+"""
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,9 @@ class BagDataModule:
         sampler: makes the sampler from the lengths of the training bags, [n] int64.
         labels: by column, one value a manifest row (:func:`core.mil.labels.bag_labels`).
         bag_of: what makes one bag: all slides of a ``group`` (patient), in file order, or each row (``id``).
-        workers: processes that load; the batches do not depend on it.
-        cache_gib: bound of the features that each process keeps in memory, as stored; those of training first.
+        workers: threads that read ahead, each a batch (batches are too large to travel between processes); 0: none.
+            The batches do not depend on it.
+        cache_gib: bound of the features that are kept in memory, as stored; those of training first.
 
     Raises:
         UserError: a group is in two splits, or slides of one bag have different labels.
@@ -140,7 +140,7 @@ class BagDataModule:
         kinds: dict[int, Kind] = {}
         room = int(self.cache_gib * 2**30)
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        reading = read_ahead(self._try, used, threads)
+        reading = zip(used, read_ahead(self._try, used, threads), strict=True)
         for row, found in track(reading, "reading features", len(used), disable=not progress, transient=True):
             if isinstance(found, str):
                 reasons[row] = found
@@ -210,6 +210,17 @@ class BagDataModule:
         """
         return joined(name, [self._slide(row) for row in self._members[name]])
 
+    def tiles(self, count: int, seed: int) -> Tensor:
+        """About ``count`` features of training tiles, as many of each bag where it has them, [n, D] float32."""
+        names, random = self.ids("train"), philox(seed, 7)
+        each = -(-count // len(names))
+        parts = []
+        for name in names:
+            features = self.bag(name).features
+            chosen = np.sort(random.permutation(len(features))[:each])
+            parts.append(features[chosen].astype(np.float32))
+        return torch.from_numpy(np.concatenate(parts))
+
     def batch(self, step: int, rank: int = 0, size: int = 1) -> BagBatch:
         """One rank's share of the batch of a step."""
         chosen, train = self.sampler.batch(step), self._of("train")
@@ -220,14 +231,13 @@ class BagDataModule:
 
     def train_batches(self, start_step: int, stop_step: int, rank: int = 0, size: int = 1) -> BagBatches:
         """Batches of one rank for a range of optimiser steps; any cut into ranges gives the same batches."""
-        return BagBatches(_StepBags(self, rank, size), start_step, stop_step, self.workers)
+        return BagBatches(self, start_step, stop_step, rank, size)
 
     def eval_bags(self, split: str, tokens: int = 65_536) -> Iterator[PackedBags]:
         """Bags of a split in the order of :meth:`ids`, in packs of at most so many tiles; a longer bag is alone."""
         names = self.ids(split)
         parts = [names[first:last] for first, last in token_groups(self.lengths(split).tolist(), tokens)]
-        for pack in _load(_Packs(self, parts), range(len(parts)), self.workers):
-            yield _sound(pack)
+        return read_ahead(lambda part: PackedBags.pack([self.bag(name) for name in part]), parts, self.workers)
 
     def _of(self, split: str) -> _Split:
         if not self._parts:
@@ -247,7 +257,12 @@ class BagDataModule:
         )
 
     def _slide(self, row: int) -> Bag:
-        found = self._cache.get(row) or self._read(self._slides[row])
+        found = self._cache.get(row)
+        if found is None:
+            try:
+                found = self._read(self._slides[row])
+            except OSError as error:
+                raise UserError(f"slide '{self._slides[row]}' can no longer be read: {error}") from error
         if len(found) != self._tiles[row]:
             raise UserError(
                 f"slide '{self._slides[row]}' had {self._tiles[row]} tiles when the run began and has {len(found)}",
@@ -280,71 +295,17 @@ class _Split:
 
 @dataclass(frozen=True)
 class BagBatches:
-    """Batches of the steps ``start`` to ``stop`` (exclusive); iterating again starts at ``start`` again."""
+    """Batches of one rank of the steps ``start`` to ``stop`` (exclusive); iterating again starts again."""
 
-    dataset: _StepBags
+    data: BagDataModule
     start: int
     stop: int
-    workers: int
+    rank: int
+    size: int
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
     def __iter__(self) -> Iterator[BagBatch]:
-        for item in _load(self.dataset, range(self.start, self.stop), self.workers):
-            yield _sound(item)
-
-
-@dataclass(frozen=True)
-class _StepBags(Dataset[BagBatch | Failed]):
-    """Item s: the batch of step s."""
-
-    data: BagDataModule
-    rank: int
-    size: int
-
-    def __getitem__(self, step: int) -> BagBatch | Failed:
-        return _failed(lambda: self.data.batch(step, self.rank, self.size))
-
-
-@dataclass(frozen=True)
-class _Packs(Dataset[PackedBags | Failed]):
-    """Item i: the bags of a list of names, packed."""
-
-    data: BagDataModule
-    parts: list[tuple[str, ...]]
-
-    def __getitem__(self, index: int) -> PackedBags | Failed:
-        return _failed(lambda: PackedBags.pack([self.data.bag(name) for name in self.parts[index]]))
-
-
-def _failed(make: Callable[[], T]) -> T | Failed:
-    try:
-        return make()
-    except UserError as error:
-        return Failed(error)
-    except OSError as error:
-        return Failed(UserError(f"features that were sound can no longer be read: {error}"))
-
-
-def _sound(item: Any) -> Any:
-    if isinstance(item, Failed):
-        raise item.error
-    return item
-
-
-def _load(dataset: Dataset[Any], order: range, workers: int) -> DataLoader[Any]:
-    """Items in the given order, each made whole by one worker."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=order,
-        num_workers=workers,
-        collate_fn=_same,
-        worker_init_fn=ignore_signals,
-        prefetch_factor=1 if workers else None,  # batches of bags are large
-    )
-
-
-def _same(item: Any) -> Any:
-    return item
+        steps = range(self.start, self.stop)
+        return read_ahead(lambda step: self.data.batch(step, self.rank, self.size), steps, self.data.workers)
