@@ -84,7 +84,9 @@ class NystromAttention(nn.Module):
     def _landmarks(self, q: Tensor, k: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """P and L [1, H, m, d], and pinv(softmax(P L^T)) [1, H, m, m]."""
         few = means_of_runs(q, self.landmarks), means_of_runs(k, self.landmarks)
-        return few, pseudo_inverse(_softmax(*few))
+        with torch.autocast(q.device.type, enabled=False):  # the iteration amplifies what half precision rounds off
+            p, landmarks = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in few)
+            return few, pseudo_inverse(_softmax(p, landmarks))
 
 
 def means_of_runs(tokens: Tensor, runs: int) -> Tensor:

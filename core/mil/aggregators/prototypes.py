@@ -45,7 +45,8 @@ class PrototypeTokens(nn.Module):
 
     def forward(self, bags: PackedBags) -> tuple[Tensor, PrototypeCounts]:
         """Tokens [U, D] of a pack, and what they stand for."""
-        with torch.no_grad():
+        # in half precision a tile would go to a neighbour of its prototype
+        with torch.no_grad(), torch.autocast(bags.features.device.type, enabled=False):
             nearest = map_in_chunks(lambda tiles: (tiles @ self.prototypes.T).argmax(1), bags.features, chunk=4_096)
         counts = count_prototypes(nearest, bags, len(self.prototypes))
         waves = sinusoids(counts.count.clamp(max=MOST), self.prototypes.shape[1]).to(self.prototypes.dtype)

@@ -100,7 +100,7 @@ class TransMIL(Aggregator):
         with torch.no_grad():
             scale = self.norm.weight / (last.var(unbiased=False) + self.norm.eps).sqrt()
             added = (attended - attended.mean(1, keepdim=True)) * scale
-            added = torch.zeros_like(hidden).index_add(0, rows, added[1:])
+            added = added.new_zeros(hidden.shape).index_add(0, rows, added[1:])
             shares = attention.new_zeros(len(hidden)).index_add(0, rows, attention[1:])
         return self.norm(last), added, shares
 

@@ -162,6 +162,21 @@ LEARNING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_under_autocast_is_near_float32(name: str) -> None:
+    """Embeddings within 5e-2 (a critical tile may be another one), and every gradient finite."""
+    model = build(name, **SMALL[name]).eval()
+    bags = random_bags((30, 1, 9), 6, torch.Generator().manual_seed(0))
+    bags = PackedBags(bags.features.float(), bags.coordinates, bags.offsets, bags.ids)
+    labels = torch.tensor([0, 1, 2])
+    wanted = model(bags, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(bags, labels)
+    assert distance(found.embedding.float(), wanted.embedding) < 5e-2
+    loss = found.embedding.float().square().sum() + sum(found.auxiliary.values())
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, list(model.parameters())))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_finds_a_planted_tile(name: str) -> None:
     """12 bags of noise, every second with a strange tile: the loss falls below 0.1, and that tile contributes most."""
     random = torch.Generator().manual_seed(0)
