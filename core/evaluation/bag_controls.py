@@ -56,24 +56,25 @@ def linear_number(train: npt.ArrayLike, targets: npt.ArrayLike, test: npt.ArrayL
 def linear_risk(train: npt.ArrayLike, time: npt.ArrayLike, event: npt.ArrayLike, test: npt.ArrayLike) -> FloatArray:
     """Log-risks [M] of a Cox regression with Efron's ties, which is convex: solved, not trained."""
     import torch
+    from scipy.optimize import minimize
 
     from core.mil.tasks.cox import partial_likelihood
 
-    features, others = (torch.from_numpy(part) for part in _standardised(train, test))
-    times = torch.from_numpy(np.array(time, dtype=np.float64))
+    features, others = _standardised(train, test)
+    tiles, times = torch.from_numpy(features), torch.from_numpy(np.array(time, dtype=np.float64))
     events = torch.from_numpy(np.array(event)) > 0
-    weight = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([weight], max_iter=500, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
 
-    def closure() -> torch.Tensor:
-        solver.zero_grad()
-        total = partial_likelihood(features @ weight, times, events, "efron").sum() + weight.square().sum() / 2
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
+    def penalised(weight: FloatArray) -> tuple[float, FloatArray]:
+        variable = torch.tensor(weight, requires_grad=True)
+        with torch.enable_grad():
+            terms = partial_likelihood(tiles @ variable, times, events, "efron")
+            total = terms.sum() + variable.square().sum() / 2
+        (gradient,) = torch.autograd.grad(total, variable)
+        return float(total.detach()), gradient.numpy()
 
-    with torch.enable_grad():
-        solver.step(closure)  # type: ignore[no-untyped-call]
-    risks: FloatArray = (others @ weight.detach()).numpy()
+    start = np.zeros(features.shape[1])
+    found = minimize(penalised, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-8, "ftol": 0, "maxiter": 1000})
+    risks: FloatArray = others @ found.x
     return risks
 
 

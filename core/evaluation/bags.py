@@ -210,15 +210,15 @@ def bag_regression(
         predicted: [N] in the target's unit; bags without a target (NaN) are counted and left out.
         train_targets: targets of the training bags.
     """
-    missing: npt.NDArray[np.bool_] = np.isnan(predicted.labels[column].astype(np.float64))
-    known = predicted.only(~missing, f"without a {column}")
+    there = np.logical_not(np.isnan(predicted.labels[column].astype(np.float64)))
+    known = predicted.only(there, f"without a {column}")
     truth = known.labels[column].astype(np.float64)
     items = _items(known.cohort).assign(
-        target=truth, prediction=known.values, absolute_error=np.abs(known.values - truth)
+        target=truth, estimate=known.values, absolute_error=np.abs(known.values - truth)
     )
     metrics = [
         Metric(f"{name}/mean_absolute_error", "mean", "absolute_error", better="lower"),
-        Metric(f"{name}/r2", "r2", "prediction"),
+        Metric(f"{name}/r2", "r2", "estimate"),
     ]
     mean = float(np.nanmean(np.asarray(train_targets, dtype=np.float64)))
     spread = np.square(truth - truth.mean()).sum()

@@ -138,9 +138,8 @@ def log_rank(time: npt.ArrayLike, event: npt.ArrayLike, group: npt.ArrayLike) ->
 
 def _checked(time: npt.ArrayLike, event: npt.ArrayLike) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     times, happened = np.asarray(time, dtype=np.float64), np.asarray(event, dtype=bool)
-    if not len(times) or not (np.isfinite(times) & (times >= 0)).all():
-        raise UserError(
-            f"{int((~(times >= 0)).sum())} of {len(times)} follow-up times are missing or negative",
-            todo="leave these patients out",
-        )
+    wrong = ~(np.isfinite(times) & (times >= 0))
+    if not len(times) or wrong.any():
+        raise UserError(f"{int(wrong.sum())} of {len(times)} follow-up times are missing, negative or infinite",
+                        todo="leave these patients out, and keep at least one")  # fmt: skip
     return times, happened

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class BagDiscreteHazard(SurvivalTask):
     """The likelihood of discrete-time hazards (Zadeh and Schmid 2020, arXiv 1907.09240), which needs no risk set.
 
-    Bins are ``[edge_k, edge_k+1)`` with edges at the quantiles of the *training* patients' uncensored times, each
+    Bins are ``[edge_k, edge_k+1)`` with edges that share out the *training* patients' uncensored times equally, each
     patient once; the first begins at 0 and the last has no end. ``predict`` gives the survival function at the end of
     each bin, [B, bins]. Concordance is to be computed on the times themselves, never on bins.
 
@@ -62,20 +62,24 @@ class BagDiscreteHazard(SurvivalTask):
 
 
 def quantile_edges(times: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
-    """The ``bins - 1`` inner edges that put equally many of these times [N] into each bin.
+    """The ``bins - 1`` inner edges that share these times [N] out most equally, each halfway between two of them.
+
+    Quantiles themselves fall on tied times, and then leave a bin empty at one of the ends.
 
     Raises:
-        UserError: too few different times for a time in every bin.
+        UserError: too few different times, or too many equal ones, for a time in every bin.
     """
-    edges = np.quantile(times, np.arange(1, bins) / bins)
-    held = np.bincount(np.searchsorted(edges, times, side="right"), minlength=bins)
-    if (held == 0).any():
+    values, counts = np.unique(times, return_counts=True)
+    below = counts.cumsum()[:-1]  # times before each gap between two values
+    wanted = len(times) * np.arange(1, bins) / bins
+    gaps = np.unique(np.abs(below - wanted[:, None]).argmin(axis=1)) if len(below) else below
+    if len(gaps) < bins - 1:
         raise UserError(
-            f"{len(times)} training patients with an event have {len(np.unique(times))} different times, "
-            f"which leaves one of {bins} bins without any",
+            f"{len(times)} training patients with an event have {len(values)} different times, too few for {bins} bins",
             "bag_task.bins",
             "use fewer bins",
         )
+    edges: npt.NDArray[np.float64] = (values[gaps] + values[gaps + 1]) / 2
     return edges
 
 
