@@ -40,8 +40,8 @@ class TransMIL(Aggregator):
         heads: of both layers, a divisor of ``width``.
         landmarks: of both layers.
         dropout: after each attention.
-        max_tiles: a larger bag is refused by name. Training takes about 70 kB a tile at the default widths: 3.4 GiB
-            for 50,000.
+        max_tiles: a larger bag is refused by name. A step on 50,000 tiles of 1,024 features takes 2.3 GiB over the
+            model, measured at the default widths on a CPU.
 
     Raises:
         UserError: a bag is larger than ``max_tiles``.
