@@ -12,3 +12,9 @@ import pytest
 def test_twenty_seeds_of_kills_change_nothing() -> None:
     done = subprocess.run([sys.executable, "-m", "tests.soak.resume", "20"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.soak
+def test_fifty_kills_of_embed_change_nothing() -> None:
+    done = subprocess.run([sys.executable, "-m", "tests.soak.embed", "50"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
