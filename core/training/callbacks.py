@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, cast
@@ -29,6 +29,24 @@ class StopOnSignal(pl.Callback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+
+    def forward(self, kill: Callable[[int], None]) -> None:
+        """In a process that only waits for its ranks: passes the signals on to them.
+
+        The first rank that hears of one tells the others (``TrainingModule.stopping``): all stop at the same step.
+
+        Args:
+            kill: sends a signal to every rank.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            self.received = signal.Signals(number)
+            kill(number)
+
+        for number in _SIGNALS:
+            signal.signal(number, handler)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from core.models.weights import save_trained
 from core.training.callbacks import ShowProgress, StopOnSignal, signals_kept
@@ -78,6 +81,10 @@ def trainer_options(**options: Any) -> TrainerOptions:
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop by a signal; the checkpoint is complete. It stops a sweep too, as Ctrl+C does."""
 
+    def __init__(self, message: str, received: signal.Signals | None = None) -> None:
+        super().__init__(message)
+        self.received = received
+
 
 def fit(
     task: Task,
@@ -124,7 +131,14 @@ def fit(
         extra += [ShowProgress(options.log_every), Checkpoints(folder, options.checkpoint_every), stop]
     with _quiet(), signals_kept():
         runner = _trainer(options, schedule.steps, loggers, extra, folder)
-        runner.fit(module, datamodule=_StepData(data, schedule.steps), ckpt_path=resume, weights_only=True)
+        if folder is not None and isinstance(runner.strategy.launcher, _MultiProcessingLauncher):
+            stop.forward(runner.strategy.launcher.kill)
+        try:
+            runner.fit(module, datamodule=_StepData(data, schedule.steps), ckpt_path=resume, weights_only=True)
+        except ProcessExitedException as error:
+            if stop.received is None:
+                raise
+            raise Interrupted(f"{stop.received.name} ended training before its first step.") from error
     reached = runner.global_step
     if distributed(options):  # the ranks may have been other processes
         if folder is None:
@@ -133,7 +147,8 @@ def fit(
             reached = int(read_checkpoint(folder / LAST)["global_step"])
     if reached < schedule.steps:
         name = "" if stop.received is None else f" by {stop.received.name}"
-        raise Interrupted(f"Training was stopped{name} after optimiser step {reached} of {schedule.steps}.")
+        told = f"Training was stopped{name} after optimiser step {reached} of {schedule.steps}."
+        raise Interrupted(told, stop.received)
     task.cpu().eval()
     if folder is not None and runner.is_global_zero:
         save_trained(task.exported(), folder / WEIGHTS)

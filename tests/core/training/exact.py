@@ -11,10 +11,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 
@@ -22,7 +23,7 @@ from core.objectives.softmax import SoftmaxContrastive
 from core.training import checkpoint as checkpoints
 from core.training.alignment import AlignmentTask
 from core.training.checkpoint import LAST
-from core.training.fit import WEIGHTS, TrainerOptions, fit
+from core.training.fit import WEIGHTS, Interrupted, TrainerOptions, fit
 from core.training.optimiser import AdamW, CosineWarmup
 from core.training.step import Plain
 from core.training.task import Task
@@ -56,7 +57,37 @@ class Killer:
         self.sum = state["sum"]
 
 
-def train(folder: Path, step: int | None = None, when: str = "", dropout: float = 0.3, devices: int = 1) -> None:
+class StopParent(pl.Callback):
+    """Asks the process that started the ranks to stop, and notes at which step each rank did."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder, self.step = folder, step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        if trainer.is_global_zero and batch.step == self.step:
+            os.kill(os.getppid(), signal.SIGTERM)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        (self.folder / f"rank{trainer.global_rank}").write_text(str(trainer.global_step))
+
+
+def stopped_run(folder: Path) -> None:
+    """Two ranks whose parent is told to stop at step 7, and to the end."""
+    try:
+        train(folder, dropout=0.0, devices=2, callbacks=[StopParent(folder, 7)])
+    except Interrupted as error:
+        (folder / "said").write_text(str(error))
+    train(folder, dropout=0.0, devices=2)
+
+
+def train(
+    folder: Path,
+    step: int | None = None,
+    when: str = "",
+    dropout: float = 0.3,
+    devices: int = 1,
+    callbacks: Sequence[pl.Callback] = (),
+) -> None:
     """Trains the tiny pair, from its last checkpoint where there is one."""
     torch.set_num_threads(1)
     if when == "writing":
@@ -75,6 +106,7 @@ def train(folder: Path, step: int | None = None, when: str = "", dropout: float 
             accelerator="cpu", devices=devices, log_every=3, checkpoint_every=EVERY, launch="fork", precision="32-true"
         ),
         updaters=[killer],
+        callbacks=callbacks,
         resume=last if last.is_file() else None,
     )
     if devices == 1:
@@ -141,6 +173,7 @@ def main(folder: Path, seed: int, ranks: bool = True) -> dict[str, Any]:
     if ranks:
         for name, devices in (("one", 1), ("two", 2)):
             result[name] = in_child(lambda n=name, d=devices: train(folder / n, dropout=0.0, devices=d), log)
+        result["stopped"] = in_child(lambda: stopped_run(folder / "stopped"), log)
     return result
 
 

@@ -60,3 +60,19 @@ def test_two_ranks_equal_one(outcome: tuple[Path, dict[str, Any]]) -> None:
     one, two = (load_file(folder / name / "model.safetensors") for name in ("one", "two"))
     for key, value in one.items():
         assert torch.linalg.vector_norm(value - two[key]) <= 1e-5 * torch.linalg.vector_norm(value), key
+
+
+def test_a_signal_to_the_process_that_started_the_ranks_stops_all_of_them_at_one_step(
+    outcome: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, result = outcome
+    assert result["stopped"] == 0, (folder / "log").read_text()
+    steps = {(folder / "stopped" / f"rank{rank}").read_text() for rank in range(2)}
+    assert len(steps) == 1
+    (step,) = steps
+    assert 8 <= int(step) < 40
+    assert (
+        folder / "stopped" / "said"
+    ).read_text() == f"Training was stopped by SIGTERM after optimiser step {step} of 40."
+    two, stopped = (load_file(folder / name / "model.safetensors") for name in ("two", "stopped"))
+    assert all(torch.equal(value, stopped[key]) for key, value in two.items())
