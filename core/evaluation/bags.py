@@ -210,7 +210,7 @@ def bag_regression(
         predicted: [N] in the target's unit; bags without a target (NaN) are counted and left out.
         train_targets: targets of the training bags.
     """
-    there = np.logical_not(np.isnan(predicted.labels[column].astype(np.float64)))
+    there = np.asarray(~np.isnan(predicted.labels[column].astype(np.float64)), dtype=np.bool_)
     known = predicted.only(there, f"without a {column}")
     truth = known.labels[column].astype(np.float64)
     items = _items(known.cohort).assign(
