@@ -30,7 +30,7 @@ class Aggregator(nn.Module, ABC):
     """Turns a pack of bags into one embedding a bag; a linear head on it belongs to the task.
 
     :func:`check_aggregator` tests anybody's implementation. A config leaves ``in_features`` (and ``classes``, where an
-    aggregator needs it) as ``???``; whoever builds the model fills in the keys that are missing.
+    aggregator needs it) as null; whoever builds the model fills in the keys that are missing.
     """
 
     in_features: int  # D, width of the tiles

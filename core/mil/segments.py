@@ -2,8 +2,7 @@
 
 ``values`` are the tiles of all bags, [T, ...]; ``offsets`` [B + 1] int64 cut them into bags of at least one tile each
 (:class:`core.mil.bags.PackedBags`). Every bag is reduced by the same call that would reduce it alone, so a pack equals
-its bags one by one to the last bit; one pass of the autograd engine serves all bags. Measured beside ``index_add`` and
-``torch.segment_reduce`` by ``tests/benchmarks/mil.py``. First derivatives only.
+its bags one by one to the last bit; one pass of the autograd engine serves all bags. First derivatives only.
 """
 
 from __future__ import annotations

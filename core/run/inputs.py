@@ -63,7 +63,7 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
     path, knowledge_path = _sources(cfg)
     source = cfg.data.captions.source
     manifest = read_manifest(path, manifest_options(cfg) if cfg.manifest else None, needed(cfg))
-    manifest = _split(cfg, manifest, folder)
+    manifest = with_splits(cfg, manifest, folder)
     findings = audit(manifest)
     refuse(findings, str(manifest.path))
     graph = None
@@ -145,7 +145,12 @@ def _sources(cfg: DictConfig) -> tuple[Path, Any]:
     return manifest, knowledge or [str(path) for path in own]
 
 
-def _split(cfg: DictConfig, manifest: Manifest, folder: Path) -> Manifest:
+def with_splits(cfg: DictConfig, manifest: Manifest, folder: Path) -> Manifest:
+    """A manifest whose rows all have a split: the saved ones of a run, else made by group and saved.
+
+    Raises:
+        UserError: the run began with another manifest, or the rows cannot be split as asked.
+    """
     saved = folder / "splits.csv"
     if saved.is_file():  # a resumed run, or the run that is evaluated
         made_by = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from core.types import UserError
 KEYS = frozenset(
     {
         "run", "encoder", "input", "manifest", "index", "query", "example", "prompts", "out", "runs", "shard", "resume",
-        "output.root", "output.id", "knowledge.path", "knowledge.aliases",
+        "output.root", "output.id", "knowledge.path", "knowledge.aliases", "bags.features",
     }
 )  # fmt: skip
 PREFIX = "manifest_options."

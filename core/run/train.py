@@ -1,24 +1,25 @@
-"""The verb ``train``: data, model, objective, training, evaluation, map, report, in that order."""
+"""The verb ``train``: a road gives data and task; then training, evaluation and report."""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
-from core.data.describe import describe
 from core.evaluation.pooled import pooled
-from core.run.evaluate import finish, wide_console
-from core.run.inputs import make_data, read_inputs
+from core.run.evaluate import wide_console
 from core.run.instantiate import instantiate
-from core.run.load import build_model
+from core.run.road import Prepared
 from core.run.status import exit_status, write_status
 from core.training.checkpoint import LAST
 from core.training.estimate import Estimate, estimate
 from core.training.fit import fit
+from core.types import UserError
+
+ROADS = ("pairs", "bags")  # a road is `core.run.<road>.prepare(cfg, folder) -> Prepared`
 
 
 def run(cfg: DictConfig, folder: Path) -> int:
@@ -27,24 +28,12 @@ def run(cfg: DictConfig, folder: Path) -> int:
     Raises:
         UserError: anything the user can mend; see the message.
     """
-    inputs = read_inputs(cfg, folder)
-    torch.manual_seed(cfg.seed)  # initial weights; every later draw is keyed by (seed, step)
-    model = build_model(cfg)
-    data = make_data(cfg, inputs, model)
-    fates = data.prepare()
-    describe(
-        inputs.manifest,
-        inputs.findings,
-        fates,
-        inputs.concepts,
-        inputs.relations.group,
-        inputs.group_names,
-        cfg.data.sharing,
-    )
+    if cfg.road not in ROADS:
+        raise UserError(f"road is '{cfg.road}'", "road", f"choose from {', '.join(ROADS)}")
+    road: Prepared = import_module(f"core.run.{cfg.road}").prepare(cfg, folder)
     first = os.environ.get("SLURM_PROCID", "0") == "0"  # of several tasks, which share the folder
     if first:
-        write_status(folder, fates)  # before training: it names what a run that cannot go on has lost
-    task = instantiate(cfg.task, model=model, objective=instantiate(cfg.objective))
+        write_status(folder, road.fates)  # before training: it names what a run that cannot go on has lost
     last = folder / LAST
     how: dict[str, Any] = {
         "step": instantiate(cfg.step),
@@ -56,14 +45,14 @@ def run(cfg: DictConfig, folder: Path) -> int:
         "resume": last if cfg.resume and last.is_file() else None,
     }
     if cfg.dry_run:
-        cost = estimate(task, data, **how)
+        cost = estimate(road.task, road.data, **how)
         if first:
             show(cost)
-        return exit_status(fates, cfg.allow_failures)
-    fit(task, data, folder, logger=instantiate(cfg.logger) if cfg.logger else None, **how)
+        return exit_status(road.fates, cfg.allow_failures)
+    fit(road.task, road.data, folder, logger=instantiate(cfg.logger) if cfg.logger else None, **how)
     if not first:
         return 0  # the first evaluates and writes
-    return finish(cfg, folder, inputs, data, model)
+    return road.finish()
 
 
 def show(cost: Estimate) -> None:

@@ -1,0 +1,111 @@
+"""One evaluator a kind of bag task: its figures beside those of a linear model on the mean of the instances.
+
+What must not be chosen on the tested bags (a threshold, a cut between risk groups) comes from validation or training
+bags here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from core.evaluation.bag_controls import NAME, linear_classes, linear_labels, linear_number, linear_risk
+from core.evaluation.bag_subject import BagSubject
+from core.evaluation.bags import (
+    bag_classification,
+    bag_multilabel,
+    bag_ordinal,
+    bag_regression,
+    bag_survival,
+    best_threshold,
+)
+from core.evaluation.cohort import as_control
+from core.mil.tasks.survival import EVENT, TIME, SurvivalTask
+from core.types import Evaluation
+
+
+class ClassesOfBags:
+    """AUROC and accuracies; of two classes also at the threshold that is best on the validation bags."""
+
+    def __init__(self, column: str = "label") -> None:
+        self.column = column
+
+    def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
+        classes, column = subject.classes(self.column), self.column
+        truth = subject.data.labels("train")[column]
+        guess = linear_classes(subject.means("train"), truth, subject.means("test"), len(classes.names))
+        control = bag_classification(NAME, subject.predicted(guess), classes, column=column)
+        beside = {NAME: as_control(control)}
+        threshold = self._threshold(subject) if len(classes.names) == 2 else None
+        own = bag_classification(subject.name, subject.predicted(), classes, threshold, beside, column)
+        return [own, control]
+
+    def _threshold(self, subject: BagSubject) -> float | None:
+        """None where the validation bags have not both classes: no figure then depends on a threshold."""
+        truth = subject.data.labels("val")[self.column]
+        if len(np.unique(truth[truth >= 0])) < 2:
+            return None
+        return best_threshold(subject.values("val")[:, 1], truth)
+
+
+class GradesOfBags:
+    """Quadratic kappa and distance in grades beside the figures of a classification."""
+
+    def __init__(self, column: str = "label") -> None:
+        self.column = column
+
+    def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
+        classes, truth = subject.classes(self.column), subject.data.labels("train")[self.column]
+        guess = linear_classes(subject.means("train"), truth, subject.means("test"), len(classes.names))
+        control = bag_ordinal(NAME, subject.predicted(guess), classes, column=self.column)
+        beside = {NAME: as_control(control)}
+        return [bag_ordinal(subject.name, subject.predicted(), classes, beside, self.column), control]
+
+
+class LabelsOfBags:
+    """AUROC of each finding.
+
+    Args:
+        labels: names of the findings, as in the task.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = list(labels)
+
+    def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
+        train = subject.data.labels("train")
+        truth = np.stack([train[f"label.{label}"] for label in self.labels], axis=1)
+        guess = linear_labels(subject.means("train"), truth, subject.means("test"))
+        control = bag_multilabel(NAME, subject.predicted(guess), self.labels)
+        own = bag_multilabel(subject.name, subject.predicted(), self.labels, {NAME: as_control(control)})
+        return [own, control]
+
+
+class NumberOfBags:
+    """Mean absolute error and R2."""
+
+    def __init__(self, column: str = "label") -> None:
+        self.column = column
+
+    def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
+        truth = subject.data.labels("train")[self.column]
+        guess = linear_number(subject.means("train"), truth, subject.means("test"))
+        control = bag_regression(NAME, subject.predicted(guess), truth, column=self.column)
+        beside = {NAME: as_control(control)}
+        return [bag_regression(subject.name, subject.predicted(), truth, beside, self.column), control]
+
+
+class SurvivalOfBags:
+    """C-index; two risk groups cut at the median risk of the training bags, with their log-rank test."""
+
+    def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
+        train = subject.data.labels("train")
+        guess = linear_risk(subject.means("train"), train[TIME], train[EVENT], subject.means("test"))
+        control = bag_survival(NAME, subject.predicted(guess))
+        task = cast(SurvivalTask, subject.task)
+        risk = {split: task.risk(subject.values(split).astype(np.float32)) for split in ("train", "test")}
+        predicted = subject.predicted(risk["test"].astype(np.float64))
+        own = bag_survival(subject.name, predicted, float(np.median(risk["train"])), {NAME: as_control(control)})
+        return [own, control]

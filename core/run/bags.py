@@ -1,0 +1,150 @@
+"""The road of bags: features of slides that ``embed`` (or another program) wrote, an aggregator, a task over bags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+
+from core.data.audit import audit, refuse
+from core.data.manifest import Manifest
+from core.evaluation.bag_subject import BagSubject
+from core.evaluation.tables import write_json, write_results
+from core.mil.bags import Bag
+from core.mil.data import BagDataModule
+from core.mil.features import FeatureLayout
+from core.mil.labels import bag_labels
+from core.mil.tasks.task import BagTask
+from core.report.report import write_report
+from core.run.evaluate import print_figures, wide_console
+from core.run.inputs import with_splits
+from core.run.instantiate import instantiate
+from core.run.road import Prepared
+from core.run.status import exit_status, write_status
+from core.run.tables import manifest_options, read_manifest
+from core.types import Fate, UserError
+
+BAGS = "bags.json"
+
+
+@dataclass(frozen=True)
+class Slides:
+    """Feature files by the ids of a manifest; picklable, because loaders send it to their workers."""
+
+    layout: FeatureLayout
+    files: Mapping[str, Path]
+    resolution: Mapping[str, float]  # of slides whose features do not say it
+
+    def __call__(self, id: str) -> Bag:
+        if id not in self.files:
+            raise UserError(f"slide '{id}' has no features", todo="embed it: embed manifest=... out=<that folder>")
+        return self.layout.read(self.files[id], id, self.resolution.get(id))
+
+
+def prepare(cfg: DictConfig, folder: Path) -> Prepared:
+    """Reads manifest and features of a config and builds its task.
+
+    Raises:
+        UserError: anything the user can mend; see the message.
+    """
+    if not cfg.manifest:
+        raise UserError("there is no table of slides", "manifest", "give manifest=<CSV with id, group, split, label>")
+    if not cfg.bags.features:
+        raise UserError("there are no features", "bags.features", "give bags.features=<folder>, as embed writes them")
+    manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg))
+    manifest = with_splits(cfg, manifest, folder)
+    findings = audit(manifest)
+    refuse(findings, str(manifest.path))
+    names = class_names(cfg, manifest)
+    columns = list(cfg.bags.columns)
+    labels = bag_labels(manifest, columns, dict.fromkeys(columns, names) if names else None)
+    data = BagDataModule(
+        manifest,
+        slides_of(cfg, manifest),
+        partial(_sampler, cfg),
+        labels=labels,
+        bag_of=cfg.bags.of,
+        workers=cfg.data.workers,
+        cache_gib=cfg.data.cache_gib,
+    )
+    fates = data.prepare()
+    torch.manual_seed(cfg.seed)
+    width = int(data.bag(data.ids("train")[0]).features.shape[1])
+    task = build_task(cfg, width, names)
+    task.prepare(data.labels("train"), data.ids("train"), data.units("train"))
+    task.aggregator.prepare(data.tiles(cfg.bags.prepare_tiles, cfg.seed), cfg.seed)
+    if not cfg.dry_run:  # what is needed to build the task again
+        write_json(folder / BAGS, {"schema_version": 1, "in_features": width, "classes": list(names)})
+    return Prepared(task, data, fates, lambda: finish(cfg, folder, data, task, names, fates))
+
+
+def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
+    """The feature files of a config."""
+    layout: FeatureLayout = instantiate(cfg.bags.layout)
+    frame = manifest.frame
+    known = frame.set_index("id").get("resolution", pd.Series(dtype=float)).dropna()
+    resolution = {str(name): float(value) for name, value in known.items()}
+    return Slides(layout, layout.find(Path(cfg.bags.features)), resolution)
+
+
+def class_names(cfg: DictConfig, manifest: Manifest) -> tuple[str, ...]:
+    """Classes in the order of their numbers: those of the config (grades have an order), else all labels, sorted."""
+    if cfg.bags.classes is None:
+        return ()
+    if cfg.bags.classes != "auto":
+        return tuple(str(name) for name in cfg.bags.classes)
+    column = next(iter(cfg.bags.columns))
+    if column not in manifest.frame:
+        raise UserError(f"the manifest has no column '{column}'", str(manifest.path),
+                        f"name it by manifest_options.columns={{{column}: ...}}")  # fmt: skip
+    return tuple(sorted({str(value) for value in manifest.frame[column].dropna()}))
+
+
+def build_task(cfg: DictConfig, in_features: int, classes: tuple[str, ...]) -> BagTask:
+    """The untrained task: keys of aggregator and task that a config leaves open are filled in."""
+    known = {"in_features": in_features, "classes": len(classes) or None}
+    aggregator = instantiate(_filled(cfg.aggregator, known))
+    task: BagTask = instantiate(_filled(cfg.bag_task, known), aggregator=aggregator)
+    return task
+
+
+def finish(
+    cfg: DictConfig,
+    folder: Path,
+    data: BagDataModule,
+    task: BagTask,
+    names: tuple[str, ...],
+    fates: list[Fate],
+) -> int:
+    """Evaluates, writes every result of a run, prints the figures, and gives the exit status."""
+    subject = BagSubject(
+        task, data, names, "patient" if cfg.bags.of == "group" else "slide", cfg.bags.note, cfg.evaluation.rare_share
+    )
+    parts = [instantiate(part) for part in cfg.evaluation.bags.values() if part is not None]
+    evaluations = [made for evaluator in parts for made in evaluator(subject)]
+    write_results(folder, evaluations)
+    write_status(folder, fates)
+    write_report(folder)
+    print_figures(evaluations)
+    wide_console().print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    return exit_status(fates, cfg.allow_failures)
+
+
+def _sampler(cfg: DictConfig, lengths: np.ndarray) -> Any:
+    return instantiate(cfg.sampler, lengths=lengths, seed=cfg.seed)
+
+
+def _filled(node: DictConfig, known: Mapping[str, Any]) -> DictConfig:
+    """A copy in which the keys that a config leaves open (null) have the values that are known of the data."""
+    filled = node.copy()
+    for key, value in known.items():
+        if key in filled and filled[key] is None:
+            filled[key] = value
+    return filled

@@ -1,0 +1,84 @@
+"""The road of bags, from feature files to figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.evaluation.tables import read_results
+from core.mil.features import FeatureAttributes, write_features
+from core.run.compose import CONF
+from core.run.entry import main
+
+SHORT = ["schedule.steps=60", "schedule.warmup_steps=5", "optimiser.lr=0.003", "aggregator.hidden=[16]"]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 patients with a slide or two of 20 to 60 tiles; in tumours three tiles of a slide are of another kind."""
+    folder, random = tmp_path_factory.mktemp("cohort"), np.random.default_rng(0)
+    lines = ["path,id,group,split,label,time,event"]
+    for patient in range(48):
+        tumour, split = patient % 2, ("train", "train", "val", "test")[patient // 2 % 4]
+        time, event = (30 if tumour else 60) + int(random.integers(20)), int(random.random() < 0.8)
+        for slide in range(1 + patient % 2):
+            name = f"p{patient}s{slide}"
+            (folder / f"{name}.svs").write_text(name)  # training looks at features alone
+            features = random.normal(size=(int(random.integers(20, 60)), 8))
+            features[: 3 * tumour, 0] += 6
+            attributes = FeatureAttributes(
+                name, "toy@1", "0" * 64, "pooled", "float32", 0.5, 0.5, "test", "um", 9000, 9000, 64, 1.0, 0.0, 0.1,
+                len(features), 1,
+            )  # fmt: skip
+            corners = 128 * np.stack([np.arange(len(features)), np.zeros(len(features), int)], axis=1)
+            write_features(folder / "features" / f"{name}.h5", corners, features.astype(np.float16), attributes)
+            lines.append(f"{name}.svs,{name},p{patient},{split},{('normal', 'tumour')[tumour]},{time},{event}")
+    (folder / "slides.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def train(cohort: Path, out: Path, *keys: str) -> tuple[int, Path]:
+    given = [f"manifest={cohort / 'slides.csv'}", f"bags.features={cohort / 'features'}", f"output.root={out}"]
+    status = main("domains.pathology", "train", ["experiment=bags", "output.id=run", *given, *SHORT, *keys])
+    return status, out / "pathology" / "train" / "bags" / "run"
+
+
+def test_a_planted_tile_is_found_beside_the_mean_of_instances(cohort: Path, tmp_path: Path) -> None:
+    status, run = train(cohort, tmp_path)
+    assert status == 0
+    results = read_results(run)
+    figures = {figure.name: figure for figure in results.figures}
+    area = figures["patient/macro_auroc"]
+    assert area.n == area.units == 12
+    assert area.low > 0.5
+    assert "mean_of_instances" in area.controls
+    assert results.details["patient"]["threshold"] is not None
+    assert (run / "report.html").is_file()
+
+
+def test_survival_by_cox_needs_whole_batches_and_ranks_patients(cohort: Path, tmp_path: Path) -> None:
+    status, run = train(cohort, tmp_path, "bag_task=cox", "step=plain")
+    assert status == 0
+    index = next(figure for figure in read_results(run).figures if figure.name == "patient/c_index")
+    assert 0 <= index.low <= index.value <= index.high <= 1
+    assert index.controls["chance"] == 0.5
+
+
+def test_a_slide_without_features_is_named_and_the_run_goes_on(cohort: Path, tmp_path: Path) -> None:
+    table = (cohort / "slides.csv").read_text() + "p0s9.svs,p0s9,p0,train,normal,50,1\n"
+    (cohort / "p0s9.svs").write_text("another")
+    (cohort / "more.csv").write_text(table)
+    status, run = train(cohort, tmp_path, f"manifest={cohort / 'more.csv'}")
+    assert status == 3
+    assert "p0s9" in (run / "failures.csv").read_text()
+    assert "no features" in (run / "failures.csv").read_text()
+
+
+@pytest.mark.parametrize("choice", [f"aggregator={path.stem}" for path in sorted((CONF / "aggregator").glob("*.yaml"))]
+                         + ["bag_task=discrete_hazard", "sampler=token_budget", "step=cached step.micro_batch=4"])  # fmt: skip
+def test_every_choice_for_bags_takes_a_step_and_is_evaluated(cohort: Path, tmp_path: Path, choice: str) -> None:
+    keys = [f"manifest={cohort / 'slides.csv'}", f"bags.features={cohort / 'features'}", f"output.root={tmp_path}"]
+    one = ["experiment=bags", "schedule.steps=1", "schedule.warmup_steps=0", "bags.prepare_tiles=300"]
+    assert main("domains.pathology", "train", [*one, *keys, *choice.split()]) == 0
