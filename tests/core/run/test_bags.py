@@ -76,8 +76,11 @@ def test_a_slide_without_features_is_named_and_the_run_goes_on(cohort: Path, tmp
     assert "no features" in (run / "failures.csv").read_text()
 
 
-@pytest.mark.parametrize("choice", [f"aggregator={path.stem}" for path in sorted((CONF / "aggregator").glob("*.yaml"))]
-                         + ["bag_task=discrete_hazard", "sampler=token_budget", "step=cached step.micro_batch=4"])  # fmt: skip
+AGGREGATORS = sorted(path.stem for path in (CONF / "aggregator").glob("*.yaml"))
+OTHERS = ("bag_task=discrete_hazard", "sampler=token_budget", "step=token_groups", "step=cached step.micro_batch=4")
+
+
+@pytest.mark.parametrize("choice", [*(f"aggregator={name}" for name in AGGREGATORS), *OTHERS])
 def test_every_choice_for_bags_takes_a_step_and_is_evaluated(cohort: Path, tmp_path: Path, choice: str) -> None:
     keys = [f"manifest={cohort / 'slides.csv'}", f"bags.features={cohort / 'features'}", f"output.root={tmp_path}"]
     one = ["experiment=bags", "schedule.steps=1", "schedule.warmup_steps=0", "bags.prepare_tiles=300"]

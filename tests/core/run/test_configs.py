@@ -42,7 +42,8 @@ def choices() -> list[str]:
     entries = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))["defaults"]
     chosen = {f"{group}={name}" for entry in entries if isinstance(entry, dict) for group, name in entry.items()}
     plain = {f"{group}={name}" for group in GROUPS for name in names(CONF / group)}
-    return ["", *sorted(plain - chosen - OF_BAGS), *(f"+{group}={name}" for group in ADDED for name in names(OWN / group))]
+    added = [f"+{group}={name}" for group in ADDED for name in names(OWN / group)]
+    return ["", *sorted(plain - chosen - OF_BAGS), *added]
 
 
 def recipes() -> list[Any]:
