@@ -17,6 +17,7 @@ from core.run.allowlist import allowing, resolve
 from core.run.errors import INTERRUPTED, explain, report
 from core.run.folder import CONFIG, is_begun, write_config
 from core.run.named import check_named, with_packaged
+from core.run.requeue import requeue
 from core.run.resume import leaves, resumed_config
 from core.run.status import STATUS, failure_count, read_state, write_state, write_status
 from core.run.tables import check_tables
@@ -122,6 +123,7 @@ def run_in(folder: Path, cfg: DictConfig, allow: Sequence[str], resumed: bool, s
         if own:
             message = "interrupted" if stopped else str(explain(error) or f"{type(error).__name__}: {error}")
             _write_end(folder, "interrupted" if stopped else "failed", code, started, facts, error=message)
+            requeue(error)
         raise
     if own:
         ended = "dry_run" if cfg.dry_run else "completed"  # nothing is done: a dry run can be gone on with

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -55,10 +58,57 @@ def test_a_sweep_is_one_array_whose_failures_do_not_stop_the_others(cluster: dic
 
 
 def test_training_runs_on_the_cluster(cluster: dict[str, str], tmp_path: Path) -> None:
-    small = ["schedule.steps=3", "schedule.warmup_steps=1", "evaluation.controls.resnet18=null", "data.phantom.patients=12"]
+    small = [
+        "schedule.steps=3",
+        "schedule.warmup_steps=1",
+        "evaluation.controls.resnet18=null",
+        "data.phantom.patients=12",
+    ]
     done = sweep(cluster, tmp_path, "train", "seed=0,1", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = only_run(tmp_path / "outputs", "train")
     for number in range(2):
         assert (folder / str(number) / "model.safetensors").is_file()
         assert OmegaConf.load(folder / str(number) / "config.yaml").seed == number
+
+
+def test_a_job_out_of_time_is_requeued_and_goes_on_in_its_folder(cluster: dict[str, str], tmp_path: Path) -> None:
+    """SLURM holds a requeued job back for about two minutes."""
+    steps = 200
+    keys = [f"schedule.steps={steps}", "schedule.warmup_steps=1", "data.phantom.patients=12", "seed=0",
+            "evaluation.controls.resnet18=null", "trainer.checkpoint_every=100000"]  # fmt: skip
+    command = [sys.executable, "-m", "domains.pathology.train", "-m", *keys, *PRESET]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as sweep:
+        try:
+            folder = _wait_for(
+                lambda: next(tmp_path.glob("outputs/pathology/train/default/*/0/metrics.csv"), None)
+            ).parent
+            _wait_for(lambda: len((folder / "metrics.csv").read_text().splitlines()) > 2)
+            job = subprocess.run(
+                ["squeue", "-h", "-o", "%A"], env=cluster, capture_output=True, text=True
+            ).stdout.split()[0]
+            subprocess.run(["scancel", "--signal=USR2", job], env=cluster, check=True)
+            _wait_for(lambda: json.loads((folder / "status.json").read_text())["state"] == "interrupted")
+            said, _ = sweep.communicate(timeout=500)
+        finally:
+            sweep.kill()
+    assert sweep.returncode == 0, said
+    assert json.loads((folder / "status.json").read_text())["state"] == "completed"
+    with open(folder / "metrics.csv", newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(10, steps + 1, 10))
+    log = next((folder.parent / ".submitit").rglob("*_log.out")).read_text()
+    assert "is requeued and goes on in place" in log
+    assert len([path for path in folder.parent.iterdir() if path.name.isdigit()]) == 1
+
+
+def _wait_for(found: Callable[[], Any], seconds: float = 400) -> Any:
+    """The first true value of a function."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = found()
+        if value:
+            return value
+        time.sleep(0.5)
+    raise TimeoutError("it did not happen")
