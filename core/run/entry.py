@@ -175,7 +175,7 @@ def _single(
         leaves(cfg)  # every value that is missing or cannot be read is named before a folder is made
         check_tables(cfg)
         wanted = _base(cfg, package, verb, experiment) / (cfg.output.id or make_id())
-        if not cfg.output.id and joins_existing() and (is_begun(wanted) or os.environ.get("SLURM_PROCID", "0") != "0"):
+        if joins_existing() and (is_begun(wanted) or os.environ.get("SLURM_PROCID", "0") != "0"):
             folder, resumed = wait_for(wanted), wanted
         else:
             folder = create(wanted, exact=bool(cfg.output.id))
@@ -200,7 +200,7 @@ def _sweep(
 ) -> int:
     from core.files import atomic_write
     from core.run.compose import job_part
-    from core.run.folder import create, link_latest, make_id
+    from core.run.folder import create, joins_existing, link_latest, make_id
     from core.run.job import Job, settle
     from core.run.status import write_state
 
@@ -208,7 +208,8 @@ def _sweep(
     settle(mine, package, verb, allow, place)
     if resumed is None:
         wanted = _base(mine, package, verb, _experiment(cfg)) / (mine.output.id or make_id())
-        folder = create(wanted, exact=bool(mine.output.id))
+        again = joins_existing() and (wanted / SWEEP).is_file()  # a requeued job
+        folder = wanted if again else create(wanted, exact=bool(mine.output.id))
         with atomic_write(folder / SWEEP) as temporary:
             content = {"schema_version": 1, "domain": package, "verb": verb, "overrides": list(said),
                        "place": str(place)}  # fmt: skip
@@ -225,6 +226,7 @@ def _sweep(
     except Exception as error:
         write_state(folder, state="failed", exit_status=USER, error=str(explain(error) or error))
         raise
+    (folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; sweep.json and each job's config say it all
     statuses = [int(result.return_value) for result in results]
     status = _summary(folder, statuses)
     module = importlib.import_module(f"core.run.{verb}")

@@ -109,7 +109,9 @@ def test_an_experiment_may_ask_for_a_sweep(tmp_path: Path, job: Flaky) -> None:
     arguments = ["--config-dir", str(configs.parent), "experiment=pair", f"output.root={tmp_path}"]
     assert run("train", *arguments) == 0
     assert [cfg.seed for _, cfg in job.seen] == [0, 2]
-    assert (only_run(tmp_path, "train", "pair") / "1" / "config.yaml").is_file()
+    sweep = only_run(tmp_path, "train", "pair")
+    assert sorted(path.name for path in sweep.iterdir()) == ["0", "1", "status.json", "sweep.json"]
+    assert (sweep / "1" / "config.yaml").is_file()
     assert run("train", *arguments, "seed=2,0") == 0  # the command line has the last word
     assert [cfg.seed for _, cfg in job.seen[2:]] == [2, 0]
 
