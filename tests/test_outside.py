@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -104,3 +107,25 @@ def test_restricted_data_leave_no_trace_in_what_is_passed_on(toy: Path) -> None:
         content = path.read_bytes()
         assert b"JANE-DOE" not in content, path
         assert b"secret-clinic" not in content, path
+    _check_names_stay_secret(folder)
+
+
+def _check_names_stay_secret(folder: Path) -> None:
+    """Opaque names follow from ids and the key alone: nothing in the run folder, its own files included, gives them."""
+    import pandas as pd
+
+    from core.data.sharing import opaque, sharing_key
+
+    ids = pd.read_csv(folder / "splits.csv", dtype=str)["id"].tolist()
+    items = pd.read_parquet(folder / "items.parquet")
+    shown = set(items["id"][items["evaluation"] == "zero_shot"])  # retrieval has ids of captions too
+    key = sharing_key()
+    assert shown
+    assert shown <= {opaque(name, key) for name in ids}
+    made_by = json.loads((folder / "splits.json").read_text())
+    for word in (b"", *(str(value).encode() for value in made_by.values())):  # the manifest's hash among them
+        tried = {opaque(name, word) for name in ids}
+        tried |= {hashlib.sha256(word + gap + name.encode()).hexdigest()[:16] for name in ids for gap in (b"", b"\0")}
+        assert not tried & shown
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert not any(form in path.read_bytes() for form in (key, key.hex().encode(), base64.b64encode(key))), path

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.data.module import PairsDataModule
-from core.data.sharing import redact
+from core.data.sharing import redact, sharing_key
 from core.evaluation.subject import Subject
 from core.evaluation.tables import write_results
 from core.files import atomic_write
@@ -72,8 +72,8 @@ def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule,
     fates = [*inputs.manifest.fates, *data.tiles.fates(), *more]
     restricted = cfg.data.sharing == "restricted"
     if restricted:
-        salt = inputs.manifest.sha256  # of a file that never leaves
-        evaluations = [_redacted(evaluation, salt) for evaluation in evaluations]
+        key = sharing_key()  # in no run: what is written beside opaque names must not unlock them
+        evaluations = [_redacted(evaluation, key) for evaluation in evaluations]
     write_results(folder, evaluations)
     write_status(folder, fates)
     if not restricted:
@@ -137,10 +137,10 @@ def _map(cfg: DictConfig, folder: Path, inputs: Inputs, model: DualEncoder, eval
         wide_console().print(f"no map of {slide.name}: {error}", markup=False)
 
 
-def _redacted(evaluation: Evaluation, salt: str) -> Evaluation:
+def _redacted(evaluation: Evaluation, key: bytes) -> Evaluation:
     table = evaluation.items.rename(columns={"unit": "group"})
     harmless = [str(name) for name in table if name not in ("id", "group", "caption", "retrieved")]
-    items = redact(table, salt, keep=harmless)
+    items = redact(table, key, keep=harmless)
     return Evaluation(evaluation.name, items.rename(columns={"group": "unit"}), evaluation.figures, {
-        key: value for key, value in evaluation.details.items() if key not in ("prompts",)
+        name: value for name, value in evaluation.details.items() if name not in ("prompts",)
     })  # fmt: skip

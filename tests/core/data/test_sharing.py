@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
 from core.data.audit import audit
 from core.data.concepts import RowConcepts
 from core.data.describe import describe
 from core.data.manifest import Manifest, ManifestOptions
-from core.data.sharing import redact
-from core.types import Fate
+from core.data.sharing import redact, sharing_key
+from core.types import Fate, UserError
 from tests.core.data.cohort import write_cohort
 
 SECRETS = ("SECRET", "4711")
@@ -63,7 +66,7 @@ def test_the_table_of_splits_counts_pictures_and_groups(tmp_path: Path) -> None:
 
 def test_a_redacted_table_pairs_but_does_not_name(tmp_path: Path) -> None:
     frame = planted(tmp_path).frame.assign(score=0.25, right=True, record=4711)
-    first, again, other = redact(frame, "salt"), redact(frame, "salt"), redact(frame, "pepper")
+    first, again, other = redact(frame, b"one"), redact(frame, b"one"), redact(frame, b"two")
     pd.testing.assert_frame_equal(first, again)
     assert not any(secret in first.to_csv() for secret in SECRETS)
     assert first["id"].is_unique
@@ -71,3 +74,27 @@ def test_a_redacted_table_pairs_but_does_not_name(tmp_path: Path) -> None:
     assert not set(first["id"]) & set(other["id"])
     assert {"score", "right", "split", "label"} <= set(first)
     assert not {"path", "captions", "mrn", "record", "row"} & set(first)
+
+
+def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
+    with ThreadPoolExecutor(8) as pool:  # jobs of a sweep that begin together
+        keys = list(pool.map(lambda _: sharing_key(), range(32)))
+    assert set(keys) == {sharing_key()}
+    (file,) = (tmp_path / "cache").iterdir()
+    assert (len(keys[0]), file.stat().st_mode & 0o777) == (32, 0o600)
+    monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "elsewhere"))
+    assert sharing_key() != keys[0]
+
+
+def test_a_key_that_protects_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path))
+    sharing_key()
+    file = tmp_path / "sharing.key"
+    os.chmod(file, 0o644)
+    with pytest.raises(UserError, match=r"can be read by others.*chmod 600"):
+        sharing_key()
+    os.chmod(file, 0o600)
+    file.write_bytes(b"short")
+    with pytest.raises(UserError, match="5 bytes and not 32"):
+        sharing_key()
