@@ -13,8 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from tests.acceptance import harness
 from tests.acceptance.harness import DATA, REPOSITORY, Report, latest, run, summary, verb
+from tests.core.raster.pictures import noise, write_slide
 
 GRAPHS = DATA / "knowledge_graph"
 PATHOLOGY = DATA / "pathology"
@@ -227,13 +230,30 @@ def _full_disk(report: Report, folder: Path, small: list[str]) -> None:
 
 
 def _odd_path(report: Report, folder: Path) -> None:
+    """Commas, parentheses, umlauts and what else a grammar of keys might stumble over, in folders and in files."""
     odd = folder / "Größe, (a=b) {x} 'y' ~ [z]"
     odd.mkdir()
+    out = f"output.root={odd / 'Läufe, (alle)'}"
     (odd / "Zellen, (klein).obo").write_text("format-version: 1.2\n\n[Term]\nid: A:1\nname: one\n")
-    done = verb(
-        "knowledge", f"knowledge.path={odd / 'Zellen, (klein).obo'}", f"output.root={odd / 'out'}", folder=folder
-    )
-    report.check("7", done.status == 0 and done.value("live_terms") == 1, "odd_path", done.status)
+    done = verb("knowledge", f"knowledge.path={odd / 'Zellen, (klein).obo'}", out, folder=folder)
+    report.check("7", done.status == 0 and done.value("live_terms") == 1, "odd_path_knowledge", done.status)
+
+    slide = write_slide(odd / "Präparat, (1) 'ä'.tiff", [noise(1024, 1024)], mpp=0.5)
+    done = verb("tile", f"input={slide}", out, folder=folder)
+    report.check("7", done.status == 0 and done.value("tiles") > 0, "odd_path_tile", done.status)
+
+    table = odd / "Tabelle, {ü}.csv"
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "mpp", "group", "label", "caption"])
+        for number in range(24):
+            name, label = f"Bild (ö), {number}=x.png", ("pale", "dark")[number % 2]
+            Image.fromarray(noise(128, 128, number)).save(odd / name)
+            rows.writerow([name, 0.5, f"p{number // 2}", label, f"a {label} field, seen {number} times"])
+    small = ["schedule.steps=2", "schedule.warmup_steps=1", "data.batch_size=8", "evaluation.controls.resnet18=null"]
+    done = verb("train", f"manifest={table}", out, *small, folder=folder)
+    written = [path.name for path in odd.rglob("report.html")]
+    report.check("7", done.status == 0 and len(written) == 1, "odd_path_train", done.status)
 
 
 def _shadowing(report: Report, folder: Path) -> None:
