@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,19 @@ from core.run.load import load, load_config
 from core.run.overlay import class_colours
 from core.run.slides import Source, progress_bar, reason, sources
 from core.run.status import exit_status, write_status
-from core.search.index import FOLDER, Index, Tower, annotate, estimate, is_index, open_index, plan, update
+from core.search.index import (
+    FOLDER,
+    Changes,
+    Index,
+    Tower,
+    annotate,
+    estimate,
+    feature_files,
+    is_index,
+    open_index,
+    plan,
+    update,
+)
 from core.search.query import hits, nearest, recall, select
 from core.search.shards import unit
 from core.types import Fate, UserError, Window
@@ -51,7 +64,8 @@ def run(cfg: DictConfig, folder: Path) -> int:
     _check(cfg)
     if cfg.dry_run:
         return _dry_run(cfg)
-    index, fates = _up_to_date(cfg)
+    index = _up_to_date(cfg)
+    fates = index.fates()
     if cfg.input is not None or cfg.manifest is not None:
         found, missing, _ = sources(cfg, reader)
         fates += missing
@@ -79,6 +93,8 @@ def _check(cfg: DictConfig) -> None:
         raise UserError("query and example are both given", "example", "ask for one of them")
     if cfg.query and not cfg.run:
         raise UserError("no trained run is named", "run", "give the run whose tower made the features, or run=latest")
+    if cfg.search.where is not None and not isinstance(cfg.search.where, DictConfig):
+        raise UserError(f"search.where is '{cfg.search.where}'", todo="write search.where={column: value}")
     for name in ("count", "per_slide"):
         value = cfg.search[name]
         if not (value is None and name == "per_slide") and (not isinstance(value, int) or value < 1):
@@ -92,17 +108,20 @@ def _place(cfg: DictConfig) -> Path:
     return Path(cfg.out) if cfg.out else Path(cfg.index) / FOLDER
 
 
-def _up_to_date(cfg: DictConfig) -> tuple[Index, list[Fate]]:
+def _up_to_date(cfg: DictConfig) -> Index:
     """The index; brought up to its features where these are named, and as it is where it is named itself."""
     if is_index(cfg.index):
-        index = open_index(cfg.index)
-        return index, index.fates()
+        return open_index(cfg.index)
     start = time.perf_counter()
-    index, changes, fates = update(_place(cfg), cfg.index, cfg.seed)
-    print(f"feature_files: {len(fates)} (new {len(changes.added)}, changed {len(changes.changed)}, "
-          f"gone {len(changes.removed)}, kept {changes.kept})")  # fmt: skip
+    index, changes = update(_place(cfg), cfg.index, cfg.seed)
+    print(f"feature_files: {_counts(changes)}")
     print(f"index_seconds: {time.perf_counter() - start:.3g}")
-    return index, fates
+    return index
+
+
+def _counts(changes: Changes) -> str:
+    gone = len(changes.removed)
+    return f"new {len(changes.added)}, changed {len(changes.changed)}, gone {gone}, kept {changes.kept}"
 
 
 def _by_slide(index: Index, found: Sequence[Source]) -> dict[str, Source]:
@@ -144,8 +163,8 @@ def _columns(cfg: DictConfig, names: Mapping[str, Source]) -> pd.DataFrame:
 def _answer(cfg: DictConfig, folder: Path, reader: Reader, writer: AreaWriter, index: Index) -> list[Fate]:
     """Asks the index, prints and writes the answer; the fates of slides whose tiles cannot be shown."""
     query, example = _query(cfg, reader, index)
-    where = OmegaConf.to_container(cfg.search.where, resolve=True)
-    chosen = select(index, where) if where else None  # type: ignore[arg-type]
+    where: Any = OmegaConf.to_container(cfg.search.where, resolve=True) if cfg.search.where else None
+    chosen = select(index, where) if where else None
     start = time.perf_counter()
     table = hits(index, query, cfg.search.count, chosen, cfg.search.per_slide)
     print(f"search_seconds: {time.perf_counter() - start:.3g}")
@@ -195,7 +214,7 @@ def _query(cfg: DictConfig, reader: Reader, index: Index) -> tuple[np.ndarray, n
     outside = 1 - float(patch.valid.mean())
     if outside > 0:
         print(f"example: {100 * outside:.0f} % of the tile's field of view lie outside of the picture")
-    return unit(encoder(patch.pixels[None]))[0], patch.pixels
+    return unit(encoder(np.stack([patch.pixels])))[0], patch.pixels
 
 
 def _other(tower: Tower, detail: str, own: str, where: str) -> UserError:
@@ -245,9 +264,8 @@ def _dry_run(cfg: DictConfig) -> int:
         print(f"indexed_slides: {len(index.slides)}\nindexed_tiles: {len(index)}")
         return 0
     index = open_index(_place(cfg))
-    changes = plan(index, Path(cfg.index))
-    print(f"feature_files: new {len(changes.added)}, changed {len(changes.changed)}, gone {len(changes.removed)}, "
-          f"kept {changes.kept}")  # fmt: skip
+    changes = plan(index, feature_files(Path(cfg.index)))
+    print(f"feature_files: {_counts(changes)}")
     tiles, gigabytes, hours, fates = estimate(Path(cfg.index), [*changes.added, *changes.changed])
     for fate in fates:
         print(f"{fate.status}: {fate.path}: {fate.reason}")

@@ -1,8 +1,9 @@
 """A vector index over the feature files of a cohort: a folder that is always whole, and follows its features.
 
 ``slides.parquet`` *is* the index: a row a slide says in which shard its tiles are, beside columns of the manifest;
-what it does not name is not part of the index. An update writes shards beside the old ones and then replaces this one
-file, so a kill leaves the index as it was, or with the slides of the shards that were done.
+what it does not name is not part of the index. (Files that were refused are in its metadata, so that they are tried
+again only when they change.) An update writes shards beside the old ones and then replaces this one file, so a kill
+leaves the index as it was, or with the slides of the shards that were done.
 
 ===========================  =====================================================================================
 ``slides.parquet``           file, slide, shard, first, tiles, width, height, bytes, mtime_ns, path, ``manifest.*``
@@ -14,13 +15,14 @@ file, so a kill leaves the index as it was, or with the slides of the shards tha
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +65,7 @@ class Index:
     folder: Path
     tower: Tower | None  # None: no slide yet
     slides: pd.DataFrame  # a row a slide, see the module
+    refused: Mapping[str, tuple[int, int, str]] = field(default_factory=dict)  # size, time and reason by file
 
     def __len__(self) -> int:
         return int(self.slides["tiles"].sum())
@@ -73,9 +76,11 @@ class Index:
         return {name: Shard(self.folder / name) for name in self.slides["shard"].unique()}
 
     def fates(self) -> list[Fate]:
-        """Every file of it is well."""
+        """What became of every feature file."""
         files, tiles = self.slides["file"], self.slides["tiles"]
-        return [Fate(str(file), "ok", "", {"tiles": int(count)}) for file, count in zip(files, tiles, strict=True)]
+        good = [Fate(str(file), "ok", "", {"tiles": int(count)}) for file, count in zip(files, tiles, strict=True)]
+        bad = [Fate(file, "refused", reason) for file, (_, _, reason) in self.refused.items()]
+        return sorted([*good, *bad], key=lambda fate: fate.path)
 
     @property
     def columns(self) -> list[str]:
@@ -97,7 +102,7 @@ class Changes:
     added: tuple[str, ...]  # files
     changed: tuple[str, ...]
     removed: tuple[str, ...]
-    kept: int
+    kept: int  # slides that stay as they are
 
 
 def is_index(folder: str | Path) -> bool:
@@ -128,28 +133,38 @@ def open_index(folder: str | Path) -> Index:
     if int(said["schema_version"]) > SCHEMA_VERSION:
         raise UserError(f"the index '{folder}' has schema version {said['schema_version']}, newer than "
                         f"{SCHEMA_VERSION}", todo="update trivium")  # fmt: skip
-    frame = table.to_pandas()
-    return Index(folder, Tower(said["encoder"], said["weights_sha256"], said["space"]), frame)
+    refused = {file: (size, time_ns, reason) for file, size, time_ns, reason in json.loads(said["refused"])}
+    return Index(folder, Tower(said["encoder"], said["weights_sha256"], said["space"]), table.to_pandas(), refused)
 
 
-def plan(index: Index, features: Path) -> Changes:
-    """Which feature files below a folder are new, changed or gone; a changed one has another size or time."""
-    from core.mil.features import SUFFIX as FEATURES
+def feature_files(features: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of every feature file below a folder, by its relative name, sorted.
 
-    there = {}
-    for path in sorted(features.rglob(f"*{FEATURES}")):
-        if not path.name.startswith("."):  # being written
-            state = path.stat()
-            there[path.relative_to(features).as_posix()] = (state.st_size, state.st_mtime_ns)
+    Raises:
+        UserError: there is none.
+    """
+    from core.mil.features import SUFFIX
+
+    paths = [path for path in sorted(features.rglob(f"*{SUFFIX}")) if not path.name.startswith(".")]  # being written
+    if not paths:
+        raise UserError(f"there is no feature file below '{features}'", todo="make them with the verb embed")
+    return {path.relative_to(features).as_posix(): _state(path) for path in paths}
+
+
+def plan(index: Index, there: Mapping[str, tuple[int, int]]) -> Changes:
+    """Which feature files are new, changed or gone; a changed one has another size or time."""
     slides = index.slides
-    known = dict(zip(slides["file"], zip(slides["bytes"], slides["mtime_ns"], strict=True), strict=True))
+    states = zip(slides["bytes"], slides["mtime_ns"], strict=True)
+    known = {**dict(zip(slides["file"], states, strict=True)),
+             **{file: state[:2] for file, state in index.refused.items()}}  # fmt: skip
     added = tuple(name for name in there if name not in known)
     changed = tuple(name for name in there if name in known and known[name] != there[name])
     removed = tuple(name for name in known if name not in there)
-    return Changes(added, changed, removed, len(there) - len(added) - len(changed))
+    gone = {*changed, *removed}
+    return Changes(added, changed, removed, sum(name not in gone for name in slides["file"]))
 
 
-def update(folder: str | Path, features: str | Path, seed: int = 0) -> tuple[Index, Changes, list[Fate]]:
+def update(folder: str | Path, features: str | Path, seed: int = 0) -> tuple[Index, Changes]:
     """Brings an index up to its features: adds new and changed files, drops those that are gone.
 
     An index is of one tower: that of most tiles when it is made (or when nothing of the old index is left). A file of
@@ -162,33 +177,34 @@ def update(folder: str | Path, features: str | Path, seed: int = 0) -> tuple[Ind
         seed: of how codes are learned.
 
     Returns:
-        The index, what was done, and the fate of every feature file.
+        The index, which knows the fate of every feature file, and what was done.
 
     Raises:
         UserError: there is no feature file, none can be used, or the index cannot be written.
     """
     folder, features = Path(folder), Path(features)
+    feature_files(features)  # before a folder is made
     with _locked(folder):
         index = open_index(folder)
-        changes = plan(index, features)
-        if not (changes.added or changes.changed or changes.kept):
-            raise UserError(f"there is no feature file below '{features}'", todo="make them with the verb embed")
-        slides = index.slides[~index.slides["file"].isin(changes.removed)].reset_index(drop=True)
-        if not changes.kept:  # another tower may have made all of them anew
-            index = Index(folder, _most(features, [*changes.added, *changes.changed]), _empty())
-        elif changes.removed:
-            index = replace(index, slides=slides)
-            _commit(index)
+        there = feature_files(features)
+        changes = plan(index, there)
         todo = [*changes.added, *changes.changed]
+        if not changes.kept:  # another tower may have made all of them anew
+            todo = list(there)
+            index = Index(folder, _most(features, todo), _empty())
+        elif changes.removed:
+            slides = index.slides[~index.slides["file"].isin(changes.removed)].reset_index(drop=True)
+            index = replace(index, slides=slides, refused=_without(index.refused, changes.removed))
+            _commit(index)
         todo = sorted({*todo, *_worn(index, bool(todo))})
-        fates = [fate for fate in index.fates() if fate.path not in todo]
         while todo:
-            index, done, new = _add(index, features, todo, seed)
-            todo, fates = todo[done:], fates + new
+            index, done = _add(index, features, todo, seed)
+            todo = todo[done:]
         if not len(index.slides):
-            raise UserError(f"no feature file below '{features}' can be used", fates[0].path, fates[0].reason)
+            first = index.fates()[0]
+            raise UserError(f"no feature file below '{features}' can be used", first.path, first.reason)
         _clean(index)
-    return index, changes, sorted(fates, key=lambda fate: fate.path)
+    return index, changes
 
 
 def estimate(features: Path, files: Sequence[str], seed: int = 0) -> tuple[int, float, float, list[Fate]]:
@@ -206,7 +222,7 @@ def estimate(features: Path, files: Sequence[str], seed: int = 0) -> tuple[int, 
                 parts.append(_read(features / file)[3])
                 timed, spent = timed + len(parts[-1]), spent + time.perf_counter() - start
         except UserError as error:
-            fates.append(_refused(file, error))
+            fates.append(Fate(file, "refused", _reason(error)))
     if not parts:
         return 0, 0.0, 0.0, fates
     with tempfile.TemporaryDirectory() as scratch:
@@ -226,11 +242,11 @@ def _worn(index: Index, adding: bool) -> list[str]:
     return worn
 
 
-def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[Index, int, list[Fate]]:
+def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[Index, int]:
     """Puts the first files of ``todo``, as many as fill a shard, in place of what the index has of them."""
     import pandas as pd
 
-    parts, corners, rows, fates = [], [], [], []
+    parts, corners, rows, refused = [], [], [], {}
     tower, first, done = index.tower, 0, 0
     assert tower is not None
     width = next((shard.vectors.shape[1] for shard in index.shards.values()), None)
@@ -238,8 +254,9 @@ def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[
     while done < len(todo) and first < SHARD_TILES:
         file = todo[done]
         done += 1
+        state = (0, 0)  # of a file that is gone by now
         try:
-            state = (features / file).stat()
+            state = _state(features / file)
             own, slide, size, vectors, places = _read(features / file)
             if width not in (None, vectors.shape[1]):
                 raise UserError(f"it has {vectors.shape[1]} features a tile, the index {width}", todo="make it anew")
@@ -247,14 +264,13 @@ def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[
                 raise UserError(f"its features are of {_said(own)}, those of the index of {_said(tower)}",
                                 todo="keep features of one tower in a folder")  # fmt: skip
         except (UserError, OSError) as error:
-            fates.append(_refused(file, error))
+            refused[file] = (*state, _reason(error))
             continue
         width = vectors.shape[1]
-        rows.append((file, slide, name, first, len(vectors), *size, state.st_size, state.st_mtime_ns, None))
+        rows.append((file, slide, name, first, len(vectors), *size, *state, None))
         parts.append(vectors)
         corners.append(places)
         first += len(vectors)
-        fates.append(Fate(file, "ok", "", {"tiles": len(vectors)}))
     new = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     if parts:
         write_shard(index.folder / name, parts, seed)
@@ -264,9 +280,10 @@ def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[
         new[column] = new["file"].map(old[column])  # what the manifest said holds for a file made anew
     rest = index.slides[~index.slides["file"].isin(todo[:done])]
     slides = pd.concat([rest, new], ignore_index=True) if len(rest) else new
-    index = Index(index.folder, tower, slides.sort_values("file", ignore_index=True))
+    refused = {**_without(index.refused, todo[:done]), **refused}
+    index = Index(index.folder, tower, slides.sort_values("file", ignore_index=True), refused)
     _commit(index)
-    return index, done, fates
+    return index, done
 
 
 def annotate(index: Index, paths: Mapping[str, str], columns: pd.DataFrame) -> Index:
@@ -281,10 +298,13 @@ def annotate(index: Index, paths: Mapping[str, str], columns: pd.DataFrame) -> I
     Raises:
         UserError: the index cannot be written.
     """
+    import pandas as pd
+
     with _locked(index.folder):
         index = open_index(index.folder)
         slides = index.slides.copy()
-        slides["path"] = slides["slide"].map(paths).fillna(slides["path"]).astype(object)
+        old = zip(slides["slide"], slides["path"], strict=True)
+        slides["path"] = pd.Series([paths.get(slide, path) for slide, path in old], slides.index, dtype=object)
         if len(columns.columns):
             slides = slides.drop(columns=index.columns)
             slides = slides.join(columns.add_prefix(PREFIX), on="slide")
@@ -304,6 +324,11 @@ def _read(path: Path) -> tuple[Tower, str, tuple[float, float], np.ndarray, np.n
     corners = np.rint(bag.coordinates.astype(np.float64) / pixel).astype(np.int64)
     size = (said.tile_size / said.resolution_x, said.tile_size / said.resolution_y)
     return _tower(header), said.name, size, bag.features, corners
+
+
+def _state(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def _tower(header: Header) -> Tower:
@@ -333,9 +358,14 @@ def _most(features: Path, files: Sequence[str]) -> Tower:
     return counts.most_common(1)[0][0]
 
 
-def _refused(file: str, error: Exception) -> Fate:
+def _reason(error: Exception) -> str:
     text = "; ".join(part for part in (error.what, error.todo) if part) if isinstance(error, UserError) else str(error)
-    return Fate(file, "refused", text)
+    return " ".join(text.split())
+
+
+def _without(refused: Mapping[str, tuple[int, int, str]], files: Sequence[str]) -> dict[str, tuple[int, int, str]]:
+    gone = set(files)
+    return {file: state for file, state in refused.items() if file not in gone}
 
 
 def _said(tower: Tower) -> str:
@@ -362,7 +392,8 @@ def _commit(index: Index) -> None:
     from pyarrow import parquet
 
     assert index.tower is not None
-    said = {"schema_version": SCHEMA_VERSION, **asdict(index.tower)}
+    refused = json.dumps([(file, *state) for file, state in index.refused.items()])
+    said = {"schema_version": SCHEMA_VERSION, **asdict(index.tower), "refused": refused}
     table = pa.Table.from_pandas(index.slides, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), **{key: str(value) for key, value in said.items()}}
     with atomic_write(index.folder / SLIDES) as temporary:

@@ -5,8 +5,8 @@ directions of its own, as embeddings are. Queries are tiles that are not in the 
 every tile (the modality gap: Liang et al. 2022). Truth is a product in float32 outside of the index.
 
 ``search_recall_at_10`` is the lower of both means; ``search_recall_at_10_lists`` what an inverted file that reads an
-eighth of its lists finds of the texts' tiles (why the index has no lists); ``search_exact_over_index`` the time of exact
-search over that of a search, one query at a time, in turn, median.
+eighth of its lists finds of the texts' tiles (why the index has no lists); ``search_exact_over_index`` the time of
+exact search over that of a search, one query at a time, in turn, median.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
         for number, vectors in enumerate(cohort):
             write(Path(folder), f"{number:03}", vectors)
         start = time.perf_counter()
-        index, _, _ = indexing.update(Path(folder) / indexing.FOLDER, folder)
+        index, _ = indexing.update(Path(folder) / indexing.FOLDER, folder)
         print(f"search_build_seconds: {time.perf_counter() - start:.1f}")
         print(f"search_shards: {len(index.shards)}")
         recalls = {"tiles": recall(index, cohort, by_tile), "texts": recall(index, cohort, by_text)}
