@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from core.mil.features import EmbeddedFeatures, read_bag
 from tests.core.raster.pictures import noise, write_slide
 from tests.core.run.test_embed import ROOT, contents, plain_vit
 
-SLIDES = 24
+SLIDES, TILES = 24, 64
 
 
 def soak(kills: int) -> int:
@@ -29,29 +30,43 @@ def soak(kills: int) -> int:
             write_slide(folder / "in" / f"{number:02d}.svs", [noise(512, 512, number)], 0.5)
         command = [sys.executable, "-m", "domains.pathology.embed", f"encoder={entry}", f"input={folder / 'in'}",
                    f"output.root={folder / 'runs'}", "batch_size=24"]  # fmt: skip
-        start = time.monotonic()
-        subprocess.run([*command, f"out={folder / 'whole'}"], cwd=ROOT, check=True, capture_output=True)
-        seconds = time.monotonic() - start
+        shortest = _run(command, folder / "whole", None)[1]
         expected = contents(folder / "whole")
         done = partial = different = rounds = 0
         while done < kills:
             out = folder / f"killed {rounds}"
-            with subprocess.Popen(
-                [*command, f"out={out}"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            ) as process:
-                try:
-                    process.wait(draw.uniform(0, seconds))
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
-                    done += 1
+            was_killed, seconds = _run(command, out, draw.uniform(0, shortest))
+            done += was_killed
+            shortest = shortest if was_killed else min(shortest, seconds)
             found = contents(out) if any(out.glob("[!.]*.h5")) else {}
-            partial += sum(len(read_bag(path)) != 64 for path in EmbeddedFeatures().find(out).values()) if found else 0
-            same = [all(np.array_equal(a, b) for a, b in zip(found[key], expected[key], strict=True)) for key in found]
-            different += same.count(False)
-            print(f"kills {done}: {len(found)} of {SLIDES} slides done, {same.count(False)} different", flush=True)
+            partial += (
+                sum(len(read_bag(path)) != TILES for path in EmbeddedFeatures().find(out).values()) if found else 0
+            )
+            wrong = [key for key in found if not all(map(np.array_equal, found[key], expected[key]))]
+            different += len(wrong)
+            print(f"kills {done}: {len(found)} of {SLIDES} slides done, {len(wrong)} different", flush=True)
             rounds += len(found) == SLIDES  # the next begins anew
         print(f"kills: {done}\nrounds: {rounds}\npartial: {partial}\ndifferent: {different}")
         return int(partial + different > 0)
+
+
+def _run(command: Sequence[str], out: Path, wait: float | None) -> tuple[bool, float]:
+    """Runs the verb, killed ``wait`` seconds after it began to write; whether it was, and for how long it wrote."""
+    before = _writes(out)
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen([*command, f"out={out}"], cwd=ROOT, stdout=quiet, stderr=quiet) as process:
+        while process.poll() is None and _writes(out) == before:
+            time.sleep(0.002)
+        start = time.monotonic()
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+    return process.returncode == -signal.SIGKILL, time.monotonic() - start
+
+
+def _writes(out: Path) -> set[str]:
+    return {path.name for path in out.iterdir()} if out.is_dir() else set()
 
 
 if __name__ == "__main__":
