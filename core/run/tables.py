@@ -44,8 +44,9 @@ def external_options(external: DictConfig) -> ManifestOptions:
 
 
 def needed(cfg: DictConfig) -> str | None:
-    """What every picture must have to be learned from: a caption, a label, or (None) either."""
-    source = OmegaConf.select(cfg, "data.captions.source") if cfg.trivium.verb == "train" else None
+    """What every picture must have to be a pair: a caption, a label, or (None) either."""
+    pairs = cfg.trivium.verb == "train" and cfg.get("road", "pairs") == "pairs"
+    source = OmegaConf.select(cfg, "data.captions.source") if pairs else None
     return None if source in (None, "both") else str(source)
 
 

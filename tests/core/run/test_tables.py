@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from core.data.manifest import Manifest
-from core.run.tables import read_manifest
+from core.run.tables import needed, read_manifest
 
 ASK = """
 import contextlib, io, json, sys
@@ -60,6 +61,14 @@ def test_a_mistake_in_a_table_is_told_before_anything_heavy_is_imported(pictures
         assert expected in said
         assert "Traceback" not in said
     assert not (pictures / "out").exists()
+
+
+def test_only_pairs_need_captions() -> None:
+    cfg = OmegaConf.create({"trivium": {"verb": "train"}, "data": {"captions": {"source": "caption"}}})
+    assert needed(cfg) == "caption"
+    assert needed(OmegaConf.merge(cfg, {"road": "bags"})) is None
+    assert needed(OmegaConf.merge(cfg, {"data": {"captions": {"source": "both"}}})) is None
+    assert needed(OmegaConf.merge(cfg, {"trivium": {"verb": "embed"}})) is None
 
 
 def test_a_table_is_read_once_and_again_when_it_changes(pictures: Path) -> None:
