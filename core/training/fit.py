@@ -44,8 +44,10 @@ class TrainData(Protocol):
     checkpoint, and a run goes on only over data of the same one.
     """
 
-    def train_batches(self, start_step: int, stop_step: int, rank: int, size: int) -> Iterable[Batch]:
-        """Batches of optimiser steps ``start_step`` to ``stop_step - 1``, the part of ``rank`` among ``size``."""
+    def train_batches(self, start_step: int, stop_step: int, rank: int, size: int) -> Iterable[Any]:
+        """Batches of optimiser steps ``start_step`` to ``stop_step - 1``, the part of ``rank`` among ``size``: those
+        the task encodes (:class:`core.types.Batch` or bags), each with its ``step`` and ``ids``.
+        """
         ...
 
 
