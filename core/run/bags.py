@@ -88,10 +88,15 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
 def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
     """The feature files of a config."""
     layout: FeatureLayout = instantiate(cfg.bags.layout)
-    frame = manifest.frame
+    frame, found = manifest.frame, layout.find(Path(cfg.bags.features))
+    # embed names a file after the slide's path, other programs after its id or its name without the ending
+    names = {
+        str(id): [str(id), str(path), Path(str(path)).stem] for id, path in zip(frame["id"], frame["path"], strict=True)
+    }
+    files = {id: found[name] for id, several in names.items() for name in reversed(several) if name in found}
     known = frame.set_index("id").get("resolution", pd.Series(dtype=float)).dropna()
     resolution = {str(name): float(value) for name, value in known.items()}
-    return Slides(layout, layout.find(Path(cfg.bags.features)), resolution)
+    return Slides(layout, files, resolution)
 
 
 def class_names(cfg: DictConfig, manifest: Manifest) -> tuple[str, ...]:

@@ -33,7 +33,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 len(features), 1,
             )  # fmt: skip
             corners = 128 * np.stack([np.arange(len(features)), np.zeros(len(features), int)], axis=1)
-            write_features(folder / "features" / f"{name}.h5", corners, features.astype(np.float16), attributes)
+            stored = f"{name}.svs" if slide else name  # embed names a file after the path, others after the id
+            write_features(folder / "features" / f"{stored}.h5", corners, features.astype(np.float16), attributes)
             lines.append(f"{name}.svs,{name},p{patient},{split},{('normal', 'tumour')[tumour]},{time},{event}")
     (folder / "slides.csv").write_text("\n".join(lines) + "\n")
     return folder
