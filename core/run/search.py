@@ -171,7 +171,7 @@ def _answer(cfg: DictConfig, folder: Path, reader: Reader, writer: AreaWriter, i
     facts = {
         "index": f"{len(index)} tiles of {len(index.slides)} slides, by {index.tower.encoder if index.tower else ''}",
         "asked with": str(cfg.run or cfg.encoder),
-        "filter": f"{where}: {int(chosen.sum())} slides" if chosen is not None else "none",
+        "filter": f"{_words(where)} ({int(chosen.sum())} slides)" if chosen is not None else "none",
     }
     if cfg.search.check:
         found, exact = (nearest(index, query[None], 10, chosen, exact=every)[0] for every in (False, True))
@@ -186,6 +186,11 @@ def _answer(cfg: DictConfig, folder: Path, reader: Reader, writer: AreaWriter, i
     page = write_hits(folder, table.drop(columns="path"), thumbnails, asked, example, facts, areas, notes)
     print(f"page: {page}")
     return fates
+
+
+def _words(where: Mapping[str, Any]) -> str:
+    values = {name: value if isinstance(value, list) else [value] for name, value in where.items()}
+    return ", ".join(f"{name} {' or '.join(map(str, some))}" for name, some in values.items())
 
 
 def _query(cfg: DictConfig, reader: Reader, index: Index) -> tuple[np.ndarray, np.ndarray | None]:

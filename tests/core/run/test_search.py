@@ -136,6 +136,7 @@ def test_a_filter_by_the_manifest_holds_and_the_index_keeps_what_it_was_told(wor
     table = pd.read_csv(folder / "hits.csv")
     assert set(table["slide"]) == {"a.svs", "c.svs"}
     assert set(table["site"]) == {"X"}
+    assert "site X (2 slides)" in (folder / "hits.html").read_text()
     again = search(tmp_path, *asked, f"index={out}", "search.per_slide=2")  # the index itself, and nothing else
     table = pd.read_csv(again / "hits.csv")
     assert table["slide"].value_counts().to_dict() == {"a.svs": 2, "c.svs": 2}
