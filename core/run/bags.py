@@ -23,7 +23,7 @@ from core.mil.features import FeatureLayout
 from core.mil.labels import bag_labels
 from core.mil.tasks.task import BagTask
 from core.report.report import write_report
-from core.run.evaluate import print_figures, wide_console
+from core.run.evaluate import print_figures, shareable, wide_console
 from core.run.inputs import with_splits
 from core.run.instantiate import instantiate
 from core.run.road import Prepared
@@ -133,7 +133,7 @@ def finish(
         task, data, names, "patient" if cfg.bags.of == "group" else "slide", cfg.bags.note, cfg.evaluation.rare_share
     )
     parts = [instantiate(part) for part in cfg.evaluation.bags.values() if part is not None]
-    evaluations = [made for evaluator in parts for made in evaluator(subject)]
+    evaluations = shareable(cfg, [made for evaluator in parts for made in evaluator(subject)])
     write_results(folder, evaluations)
     write_status(folder, fates)
     write_report(folder)

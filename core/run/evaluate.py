@@ -61,6 +61,9 @@ def run(cfg: DictConfig, folder: Path) -> int:
     write_config(folder, config)  # what was evaluated, for the report and for compare
     if cfg.dry_run:
         write_status(folder, fates)
+        parts = {**config.evaluation.evaluators, **config.evaluation.controls}
+        print(f"test_pictures: {len(data.rows('test'))}\ntrain_pictures: {len(data.rows('train'))}")
+        print(f"evaluators: {' '.join(name for name, part in parts.items() if part is not None)}")
         return exit_status(fates, cfg.allow_failures)
     return finish(config, folder, inputs, data, model)
 
@@ -71,9 +74,7 @@ def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule,
     # files again: some may have failed since they were first read
     fates = [*inputs.manifest.fates, *data.tiles.fates(), *more]
     restricted = cfg.data.sharing == "restricted"
-    if restricted:
-        key = sharing_key()  # in no run: what is written beside opaque names must not unlock them
-        evaluations = [_redacted(evaluation, key) for evaluation in evaluations]
+    evaluations = shareable(cfg, evaluations)
     write_results(folder, evaluations)
     write_status(folder, fates)
     if not restricted:
@@ -84,6 +85,14 @@ def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule,
     print_figures(evaluations)
     wide_console().print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
     return exit_status(fates, cfg.allow_failures)
+
+
+def shareable(cfg: DictConfig, evaluations: list[Evaluation]) -> list[Evaluation]:
+    """The same evaluations; of restricted data without texts, and with opaque ids."""
+    if cfg.data.sharing != "restricted":
+        return evaluations
+    key = sharing_key()  # in no run: what is written beside opaque names must not unlock them
+    return [_redacted(evaluation, key) for evaluation in evaluations]
 
 
 def print_figures(evaluations: list[Evaluation], console: Console | None = None) -> None:

@@ -86,3 +86,12 @@ def test_every_choice_for_bags_takes_a_step_and_is_evaluated(cohort: Path, tmp_p
     keys = [f"manifest={cohort / 'slides.csv'}", f"bags.features={cohort / 'features'}", f"output.root={tmp_path}"]
     one = ["experiment=bags", "schedule.steps=1", "schedule.warmup_steps=0", "bags.prepare_tiles=300"]
     assert main("domains.pathology", "train", [*one, *keys, *choice.split()]) == 0
+
+
+def test_restricted_bags_have_opaque_names(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
+    status, run = train(cohort, tmp_path, "data.sharing=restricted", "schedule.steps=1", "schedule.warmup_steps=0")
+    assert status == 0
+    items = read_results(run).items
+    assert not set(items["id"]) & {f"p{patient}" for patient in range(48)}
+    assert items["id"].nunique() == 12

@@ -45,6 +45,11 @@ def test_training_is_timed_and_its_size_is_that_of_a_run(
     assert json.loads((below / "dry" / "status.json").read_text())["state"] == "dry_run"
 
     assert main("toy.microscopy", "train", ["output.id=real", *keys]) == 3
+    capsys.readouterr()
+    assert main("toy.microscopy", "evaluate", ["dry_run=true", f"run={below / 'real'}", f"output.root={tmp_path}"]) == 3
+    counted = values(capsys.readouterr().out)
+    assert int(counted["test_pictures"]) + int(counted["train_pictures"]) < 48
+    assert counted["evaluators"] == "zero_shot probe retrieval metadata"
     sizes = {path.name: path.stat().st_size for path in (below / "real").iterdir() if path.is_file()}
     taken = 2 * sizes["last.ckpt"] + sizes["model.safetensors"]
     assert float(found["gb"]) * 1e9 == pytest.approx(taken, rel=0.05)
