@@ -61,4 +61,5 @@ def _hue(angle: np.ndarray) -> np.ndarray:
     turn = np.zeros((len(angle), 3, 3))
     turn[:, 0, 0] = 1
     turn[:, 1:, 1:] = np.cos(angle) * np.eye(2) + np.sin(angle) * np.array([[0, -1], [1, 0]])
-    return RGB @ turn @ YIQ
+    turned: np.ndarray = RGB @ turn @ YIQ
+    return turned

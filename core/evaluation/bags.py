@@ -183,7 +183,7 @@ def bag_multilabel(
     """
     truths = np.stack([predicted.labels[f"label.{label}"] for label in names], axis=1).astype(np.float64)
     truths[truths < 0] = np.nan
-    some = ~np.isnan(truths).all(axis=1)
+    some: npt.NDArray[np.bool_] = np.asarray(~np.isnan(truths).all(axis=1))
     known, truths = predicted.only(some, "without any label"), truths[some]
     items = _items(known.cohort)
     items["probabilities"], items["targets"] = list(known.values), list(truths)
