@@ -30,11 +30,14 @@ class ManifestOptions:
     root: str | None = None  # folder that paths are relative to; None: the manifest's own
     table: str | None = None  # a second table joined to the first
     on: str = "group"  # the column both tables share
+    one_per: str | None = None  # rows of one value of this column (a table of tiles or instances) become one
 
 
 def normalise(rows: Rows, options: ManifestOptions) -> tuple[pd.DataFrame, list[str], Unit | None]:
     """Renames, extracts, joins and validates; returns the table, notes and the unit of its resolution."""
     _rename(rows, options.columns or {})
+    if options.one_per is not None:
+        rows = _collapse(rows, options.one_per)
     if "path" not in rows.frame:
         known = ", ".join(map(str, rows.frame.columns[:12]))
         todo = "name the column that holds the pictures: manifest_options.columns={path: ...}"
@@ -78,6 +81,19 @@ def _rename(rows: Rows, columns: Mapping[str, str]) -> None:
     rows.frame = frame.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})
     spent = {theirs for theirs in columns.values() if theirs not in columns}
     rows.frame = rows.frame.drop(columns=sorted(spent))
+
+
+def _collapse(rows: Rows, column: str) -> Rows:
+    """The first row of each value of a column; what is said of the whole must be said alike in all of them."""
+    if column not in rows.frame:
+        raise UserError(f"manifest_options.one_per '{column}' is no column", str(rows.path), "correct the name")
+    keys = rows.frame[column]
+    for name in ("group", "label", "split", "site"):
+        if name in rows.frame and name != column:
+            differ = rows.frame.groupby(column, dropna=False)[name].transform("nunique", dropna=False) > 1
+            rows.refuse(differ, f"rows of one {column} differ in {name}", "say the same in all of them", column)
+    first = ~keys.duplicated().to_numpy()
+    return Rows(rows.frame[first].set_axis(rows.positions[first], axis=0), rows.path)
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

@@ -48,8 +48,20 @@ class Manifest:
     unit: Unit | None = None  # of ``resolution``
 
     @classmethod
-    def read(cls, path: str | Path, options: ManifestOptions | None = None, need: str | None = None) -> Manifest:
+    def read(
+        cls,
+        path: str | Path,
+        options: ManifestOptions | None = None,
+        need: str | None = None,
+        pictures: bool = True,
+    ) -> Manifest:
         """Reads and validates a CSV or Parquet file; ``need`` is what every picture must have (:func:`require`).
+
+        Args:
+            path: of the table.
+            options: how it becomes a manifest.
+            need: "caption" or "label".
+            pictures: looks for the files; who learns from features does not need them.
 
         Raises:
             UserError: the file is missing, empty or malformed; a column is missing or said twice; an id occurs twice; a
@@ -60,7 +72,7 @@ class Manifest:
         path = Path(path)
         check_paths(path, options.root, options.table)
         root = Path(options.root) if options.root is not None else path.parent
-        return cls.of(read_table(path), path, root, sha256(path), options, need)
+        return cls.of(read_table(path), path, root, sha256(path), options, need, pictures)
 
     @classmethod
     def of(
@@ -71,13 +83,14 @@ class Manifest:
         digest: str,
         options: ManifestOptions,
         need: str | None = None,
+        pictures: bool = True,
     ) -> Manifest:
         """Validates a table that was read or scanned from ``path``."""
         frame, notes, unit = normalise(Rows(table, path), options)
         manifest = cls(frame, path, root, digest, (), tuple(notes), unit)
         if need is not None:  # before the pictures are looked for: what is wrong with the table itself comes first
             require(manifest, need)
-        frame, fates = _drop_missing(frame, root, path)
+        frame, fates = _drop_missing(frame, root, path) if pictures else (frame, ())
         return replace(manifest, frame=frame, fates=fates)
 
     @property

@@ -24,15 +24,23 @@ class BagSubject:
         task: trained.
         data: prepared.
         names: of the classes, in the order of their numbers; empty for tasks without.
-        name: what a bag is called in figures: ``patient`` or ``slide``.
+        name: what a bag is called in figures.
+        unit: what the independent unit is called, of which a bag may be one among several.
         note: shown with every figure.
         rare_share: a class below this share of the training bags is rare.
     """
 
     def __init__(
-        self, task: BagTask, data: BagDataModule, names: tuple[str, ...], name: str, note: str, rare_share: float
+        self,
+        task: BagTask,
+        data: BagDataModule,
+        names: tuple[str, ...],
+        name: str,
+        unit: str,
+        note: str,
+        rare_share: float,
     ) -> None:
-        self.task, self.data, self.names, self.name = task, data, names, name
+        self.task, self.data, self.names, self.name, self.unit = task, data, names, name, unit
         self.note, self.rare_share = note, rare_share
         self.means = cache(self._means)  # by split
         self.values = cache(self._values)
@@ -44,8 +52,8 @@ class BagSubject:
         return Classes(self.names, counts, None, self.rare_share)
 
     def cohort(self, split: str = "test") -> Cohort:
-        """Bags of a split and the patients they belong to."""
-        return Cohort(self.data.ids(split), self.data.units(split), "patient", self.note)
+        """Bags of a split and the units they belong to."""
+        return Cohort(self.data.ids(split), self.data.units(split), self.unit, self.note)
 
     def predicted(self, values: FloatArray | None = None, split: str = "test") -> Predicted:
         """What the task says of a split, or what a control says of it."""

@@ -21,6 +21,7 @@ from core.mil.bags import Bag
 from core.mil.data import BagDataModule
 from core.mil.features import FeatureLayout
 from core.mil.labels import bag_labels
+from core.mil.standardise import Standardised
 from core.mil.tasks.task import BagTask
 from core.report.report import write_report
 from core.run.evaluate import print_figures, shareable, wide_console
@@ -58,9 +59,9 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
         raise UserError("there is no table of slides", "manifest", "give manifest=<CSV with id, group, split, label>")
     if not cfg.bags.features:
         raise UserError("there are no features", "bags.features", "give bags.features=<folder>, as embed writes them")
-    manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg))
+    manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg), pictures=False)
     manifest = with_splits(cfg, manifest, folder)
-    findings = audit(manifest)
+    findings = audit(manifest, hash_images=False)
     refuse(findings, str(manifest.path))
     names = class_names(cfg, manifest)
     columns = list(cfg.bags.columns)
@@ -116,6 +117,8 @@ def build_task(cfg: DictConfig, in_features: int, classes: tuple[str, ...]) -> B
     """The untrained task: keys of aggregator and task that a config leaves open are filled in."""
     known = {"in_features": in_features, "classes": len(classes) or None}
     aggregator = instantiate(_filled(cfg.aggregator, known))
+    if cfg.bags.standardise:
+        aggregator = Standardised(aggregator)
     task: BagTask = instantiate(_filled(cfg.bag_task, known), aggregator=aggregator)
     return task
 
@@ -129,9 +132,8 @@ def finish(
     fates: list[Fate],
 ) -> int:
     """Evaluates, writes every result of a run, prints the figures, and gives the exit status."""
-    subject = BagSubject(
-        task, data, names, "patient" if cfg.bags.of == "group" else "slide", cfg.bags.note, cfg.evaluation.rare_share
-    )
+    name = cfg.data.unit if cfg.bags.of == "group" else "bag"
+    subject = BagSubject(task, data, names, name, cfg.data.unit, cfg.bags.note, cfg.evaluation.rare_share)
     parts = [instantiate(part) for part in cfg.evaluation.bags.values() if part is not None]
     evaluations = shareable(cfg, [made for evaluator in parts for made in evaluator(subject)])
     write_results(folder, evaluations)

@@ -27,7 +27,7 @@ def check_tables(cfg: DictConfig) -> None:
     if cfg.trivium.verb in LIGHT:
         return
     if cfg.get("manifest"):
-        read_manifest(Path(cfg.manifest), manifest_options(cfg), needed(cfg))
+        read_manifest(Path(cfg.manifest), manifest_options(cfg), needed(cfg), cfg.get("road") != "bags")
     external = OmegaConf.select(cfg, "data.external")
     if external:
         Manifest.read(packaged(str(external.manifest)), external_options(external))
@@ -50,7 +50,9 @@ def needed(cfg: DictConfig) -> str | None:
     return None if source in (None, "both") else str(source)
 
 
-def read_manifest(path: Path, options: ManifestOptions | None = None, need: str | None = None) -> Manifest:
+def read_manifest(
+    path: Path, options: ManifestOptions | None = None, need: str | None = None, pictures: bool = True
+) -> Manifest:
     """:meth:`Manifest.read`, which is not repeated while the files stay as they are.
 
     Raises:
@@ -58,12 +60,12 @@ def read_manifest(path: Path, options: ManifestOptions | None = None, need: str 
     """
     files = [path, *([Path(options.table)] if options is not None and options.table else [])]
     stamps = tuple((file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None for file in files)
-    return _read(path, json.dumps(vars(options or ManifestOptions())), need, stamps)
+    return _read(path, json.dumps(vars(options or ManifestOptions())), need, pictures, stamps)
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, options: str, need: str | None, stamps: tuple[Any, ...]) -> Manifest:
-    return Manifest.read(path, ManifestOptions(**json.loads(options)), need)
+def _read(path: Path, options: str, need: str | None, pictures: bool, stamps: tuple[Any, ...]) -> Manifest:
+    return Manifest.read(path, ManifestOptions(**json.loads(options)), need, pictures)
 
 
 def _options(values: Any) -> ManifestOptions:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from core.evaluation.tables import read_results
 from core.mil.features import FeatureAttributes, write_features
 from core.run.compose import CONF
 from core.run.entry import main
+from tests.core.data.cohort import DATA, needs_data
 
 SHORT = ["schedule.steps=60", "schedule.warmup_steps=5", "optimiser.lr=0.003", "aggregator.hidden=[16]"]
 
@@ -75,6 +78,25 @@ def test_a_slide_without_features_is_named_and_the_run_goes_on(cohort: Path, tmp
     assert status == 3
     assert "p0s9" in (run / "failures.csv").read_text()
     assert "no features" in (run / "failures.csv").read_text()
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["musk1", "elephant", "tiger"])
+def test_benchmarks_of_instances_are_read_standardised_and_pooled(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIVIUM_DATA", str(DATA.parent))
+    keys = [f"experiment={name}", f"output.root={tmp_path}", "output.id=run", "schedule.steps=2"]
+    keys += ["schedule.warmup_steps=1", "seed=0", "data.split.fold=0,1"]
+    assert main("domains.pathology", "train", keys) == 0
+    run = tmp_path / "pathology" / "train" / name / "run"
+    pooled = json.loads((run / "pooled.json").read_text())
+    figures = {figure["name"]: figure for figure in (pooled["figures"] if isinstance(pooled, dict) else pooled)}
+    bags = {"musk1": 92, "elephant": 200, "tiger": 200}[name]
+    assert 2 * bags // 10 <= figures["bag/leaf_accuracy"]["n"] <= 2 * bags // 10 + 2
+    assert figures["bag/leaf_accuracy"]["unit"] == "bag"
+    weights = load_file(run / "0" / "model.safetensors")
+    assert (weights["aggregator.mean"] != 0).any()
 
 
 AGGREGATORS = sorted(path.stem for path in (CONF / "aggregator").glob("*.yaml"))
