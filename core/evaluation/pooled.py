@@ -47,9 +47,9 @@ class PooledFigure:
 
     @property
     def below(self) -> tuple[str, ...]:
-        """Floors that the figure does not reach (by its value, whatever the interval says)."""
+        """Floors that the value, to three digits, does not reach, whatever the interval says."""
         sign = 1 if self.better == "higher" else -1
-        return tuple(name for name, floor in self.floors.items() if sign * (self.value - floor) < 0)
+        return tuple(name for name, floor in self.floors.items() if sign * (round(self.value, 3) - floor) < 0)
 
 
 def pooled(
