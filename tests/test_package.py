@@ -86,8 +86,12 @@ def test_every_yaml_composes_and_resolves(verb: str, override: str) -> None:
         group = override.partition("=")[0]
         overrides = [override if group in known else f"+{override}"] if override else []
         cfg = job_part(composer.compose(overrides, sweep=True))
-    if override == "task=classification":
-        cfg.task.classes = 2
+    said = {
+        "task=classification": {"task": {"classes": 2}},
+        "bag_task=ordinal": {"bags": {"classes": ["low", "high"]}},
+        "bag_task=multilabel": {"bags": {"findings": ["tumour"], "columns": ["label.tumour"]}},
+    }
+    cfg = OmegaConf.merge(cfg, said.get(override, {}))  # what only the data can say
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 

@@ -157,11 +157,12 @@ def _single(
     from core.run.folder import create, is_begun, is_done, joins_existing, link_latest, make_id, wait_for
     from core.run.job import load, run_in, settle
     from core.run.resume import changed, leaves, resumed_config
-    from core.run.tables import check_tables
 
     experiment = _experiment(cfg)
     cfg = job_part(cfg)
     settle(cfg, package, verb, allow)
+    from core.run.tables import check_tables  # a missing file is told before pandas is imported
+
     if resumed is not None:
         if is_done(resumed):
             raise UserError(f"the run '{resumed}' has ended", "resume", "start a new one without resume=")

@@ -20,7 +20,6 @@ from core.run.named import check_named, with_packaged
 from core.run.requeue import requeue
 from core.run.resume import leaves, resumed_config
 from core.run.status import STATUS, failure_count, read_state, write_state, write_status
-from core.run.tables import check_tables
 from core.types import UserError
 
 
@@ -54,6 +53,8 @@ class Job:
             resumed = is_begun(folder)
             if resumed:
                 cfg = resumed_config(load(folder), cfg, list(leaves(cfg)))
+            from core.run.tables import check_tables
+
             check_tables(cfg)
             return run_in(folder, cfg, self.allow, resumed, said)
         except Exception as error:

@@ -97,6 +97,8 @@ def wandb_logger(
         raise UserError("wandb is not installed", "logger=wandb", "pip install wandb, or use logger=csv") from error
     from lightning.pytorch.loggers import WandbLogger
 
+    if wandb.run is not None:  # the job before in this process: Lightning would write on in its run
+        wandb.finish()
     private: dict[str, Any] = {
         "x_disable_meta": True,
         "disable_git": True,

@@ -323,6 +323,8 @@ def test_trainer_options_that_would_break_the_gradient_are_refused() -> None:
 
 def test_wandb_runs_offline_and_reports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")
+    before = wandb_logger(tmp_path / "before")
+    before.log_metrics({"loss": 2.0}, 1)  # and is left open, as Lightning does at the end of a job
     logger = wandb_logger(tmp_path)
     logger.log_metrics({"loss": 1.0}, 1)
     logger.experiment.finish()
