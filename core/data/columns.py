@@ -88,12 +88,15 @@ def _collapse(rows: Rows, column: str) -> Rows:
     if column not in rows.frame:
         raise UserError(f"manifest_options.one_per '{column}' is no column", str(rows.path), "correct the name")
     keys = rows.frame[column]
-    for name in ("group", "label", "split", "site"):
+    rows.refuse(keys.isna(), f"{column} is empty", "say which one the row belongs to", column)
+    findings = [str(name) for name in rows.frame if str(name).startswith("label.")]
+    for name in ("group", "label", "split", "site", "date", "time", "event", *findings):
         if name in rows.frame and name != column:
             differ = rows.frame.groupby(column, dropna=False)[name].transform("nunique", dropna=False) > 1
             rows.refuse(differ, f"rows of one {column} differ in {name}", "say the same in all of them", column)
     first = ~keys.duplicated().to_numpy()
-    return Rows(rows.frame[first].set_axis(rows.positions[first], axis=0), rows.path)
+    whole = rows.frame[first].drop(columns=[name for name in WINDOW if name in rows.frame])  # windows are of tiles
+    return Rows(whole.set_axis(rows.positions[first], axis=0), rows.path)
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

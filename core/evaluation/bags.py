@@ -247,9 +247,9 @@ def bag_survival(
     )
     details: dict[str, Any] = {"events": int(items["event"].sum()), "left_out": dict(predicted.left_out), "cut": cut}
     if cut is not None:
-        items["group"] = np.where(items["risk"] > cut, "high", "low")
-        if items["group"].nunique() == 2:
-            test = log_rank(items["time"], items["event"], items["group"])
+        items["risk_group"] = np.where(items["risk"] > cut, "high", "low")
+        if items["risk_group"].nunique() == 2:
+            test = log_rank(items["time"], items["event"], items["risk_group"])
             details["log_rank"] = {"statistic": test.statistic, "freedom": test.freedom, "p": test.p}
     known = {"chance": {"c_index": 0.5}, **(controls or {})}
     return make_evaluation(

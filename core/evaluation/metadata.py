@@ -23,11 +23,12 @@ from core.types import Evaluation
 class Metadata:
     """Logistic regression on manifest columns, as ``floor_metadata``; nothing where they are absent or constant.
 
-    Numbers are standardised (a missing one is the mean), everything else is one-hot; values that training lacks are
-    all zero.
+    ``resolution`` (whatever the table calls it) is a number and ``date`` a year with its fraction; a missing one is the
+    mean of training. Everything else is a name, one-hot, also where names look like numbers; those that training lacks
+    are all zero.
     """
 
-    columns: Sequence[str] = ("site", "view", "date", "mpp", "gsd_m", "spacing_mm")
+    columns: Sequence[str] = ("site", "view", "date", "resolution")
 
     def __call__(self, subject: Subject, controls: Controls, /) -> list[Evaluation]:
         test, train = subject.test.labelled(), subject.train
@@ -46,12 +47,20 @@ def encode(frame: pd.DataFrame, columns: Sequence[str], train: np.ndarray) -> np
     """Features [N, F] of all rows; what varies is learned from the training rows alone."""
     parts: list[npt.NDArray[np.float64]] = []
     for name in columns:
-        numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        if np.isfinite(numbers[train]).any():
-            parts.append(np.where(np.isfinite(numbers), numbers, np.nanmean(numbers[train]))[:, None])
+        if name in ("resolution", "date"):
+            numbers = _years(frame[name]) if name == "date" else frame[name].to_numpy(np.float64)
+            if np.isfinite(numbers[train]).any():
+                parts.append(np.where(np.isfinite(numbers), numbers, np.nanmean(numbers[train]))[:, None])
         else:
             texts = frame[name].astype("string").fillna("").to_numpy(str)
             parts.append((texts[:, None] == np.unique(texts[train])[None, :]).astype(np.float64))
     features = np.concatenate([np.zeros((len(frame), 0)), *parts], axis=1)
     varies = np.ptp(features[train], axis=0) > 0 if len(train) else np.zeros(features.shape[1], bool)
     return features[:, varies]
+
+
+def _years(dates: pd.Series) -> npt.NDArray[np.float64]:
+    """Dates as years with a fraction; NaN for what is no date."""
+    stamps = pd.to_datetime(dates, errors="coerce", utc=True).dt
+    years = stamps.year + (stamps.day_of_year - 1) / 366
+    return np.asarray(years.to_numpy(np.float64, na_value=np.nan), dtype=np.float64)

@@ -30,7 +30,10 @@ class InstanceTable:
         return {name: Path(folder) for name in _bags(Path(folder), self.bag, self.prefix)}
 
     def read(self, path: Path, id: str, resolution: float | None = None) -> Bag:
-        features = _bags(Path(path), self.bag, self.prefix)[id]
+        bags = _bags(Path(path), self.bag, self.prefix)
+        if id not in bags:
+            raise UserError(f"the table of instances has no bag '{id}'", str(path), "correct the manifest")
+        features = bags[id]
         places = np.stack([np.arange(len(features)), np.zeros(len(features))], axis=1).astype(np.float32)
         return Bag(id, features, places, 1.0, "um", f"table@{Path(path).name}")
 
@@ -43,13 +46,15 @@ def _bags(path: Path, bag: str, prefix: str) -> dict[str, np.ndarray]:
         UserError: a column is missing or holds no numbers.
     """
     frame = pd.read_csv(path, dtype={bag: str}, keep_default_na=False, na_values=[""])
-    named = [name for name in map(str, frame.columns) if name.removeprefix(prefix).isdigit()]
+    named = [name for name in map(str, frame.columns) if name.startswith(prefix) and name[len(prefix) :].isdecimal()]
     columns = sorted(named, key=lambda name: int(name.removeprefix(prefix)))
     if bag not in frame or not columns:
         missing = f"no column '{bag}'" if bag not in frame else f"no columns {prefix}1, {prefix}2, ..."
         raise UserError(
             f"the table of instances has {missing}", str(path), "set bags.layout.bag and bags.layout.prefix"
         )
+    if frame[bag].isna().any():
+        raise UserError(f"{int(frame[bag].isna().sum())} rows belong to no bag", str(path), f"fill the column '{bag}'")
     try:
         values = frame[columns].to_numpy(np.float32)
     except ValueError as error:

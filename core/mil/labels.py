@@ -57,7 +57,7 @@ def _numbers(manifest: Manifest, column: str, classes: Sequence[str] | None) -> 
     values = manifest.frame[column]
     empty = values.isna()
     if classes is not None:
-        places = values.map({name: number for number, name in enumerate(classes)})
+        places = values.map(str, na_action="ignore").map({name: number for number, name in enumerate(classes)})
         _refuse(manifest, column, places.isna() & ~empty, f"none of the classes {', '.join(classes)}")
         return places.fillna(-1).to_numpy(np.int64)
     numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,14 @@ class Slides:
     """Feature files by the ids of a manifest; picklable, because loaders send it to their workers."""
 
     layout: FeatureLayout
-    files: Mapping[str, Path]
+    files: Mapping[str, tuple[str, Path]]  # by the manifest's id: name among the features, and file
     resolution: Mapping[str, float]  # of slides whose features do not say it
 
     def __call__(self, id: str) -> Bag:
         if id not in self.files:
             raise UserError(f"slide '{id}' has no features", todo="embed it: embed manifest=... out=<that folder>")
-        return self.layout.read(self.files[id], id, self.resolution.get(id))
+        name, path = self.files[id]
+        return replace(self.layout.read(path, name, self.resolution.get(id)), id=id)
 
 
 def prepare(cfg: DictConfig, folder: Path) -> Prepared:
@@ -56,7 +58,7 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
         UserError: anything the user can mend; see the message.
     """
     if not cfg.manifest:
-        raise UserError("there is no table of slides", "manifest", "give manifest=<CSV with id, group, split, label>")
+        raise UserError("there is no table of slides", "manifest", "give manifest=<CSV with path, group, label>")
     if not cfg.bags.features:
         raise UserError("there are no features", "bags.features", "give bags.features=<folder>, as embed writes them")
     manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg), pictures=False)
@@ -76,6 +78,12 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
         cache_gib=cfg.data.cache_gib,
     )
     fates = data.prepare()
+    if not data.ids("test"):
+        reasons = Counter(fate.reason for fate in fates if fate.status != "ok").most_common(1)
+        reason = reasons[0][0] if reasons else "no row has the split 'test'"
+        raise UserError(f"no test bag can be used: {reason}", str(manifest.path))
+    for finding in findings:
+        print(f"{finding.severity}: {finding.message}")
     torch.manual_seed(cfg.seed)
     width = int(data.bag(data.ids("train")[0]).features.shape[1])
     task = build_task(cfg, width, names)
@@ -94,7 +102,16 @@ def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
     names = {
         str(id): [str(id), str(path), Path(str(path)).stem] for id, path in zip(frame["id"], frame["path"], strict=True)
     }
-    files = {id: found[name] for id, several in names.items() for name in reversed(several) if name in found}
+    files = {id: (name, found[name]) for id, several in names.items() for name in reversed(several) if name in found}
+    owners = Counter(name for name, _ in files.values())
+    twice = next((name for name, count in owners.items() if count > 1), None)
+    if twice is not None:
+        ids = ", ".join(id for id, (name, _) in files.items() if name == twice)
+        raise UserError(
+            f"the features '{twice}' would be those of several rows: {ids}",
+            str(cfg.bags.features),
+            "give each slide a name of its own, or manifest_options.one_per=path where a slide has several rows",
+        )
     known = frame.set_index("id").get("resolution", pd.Series(dtype=float)).dropna()
     resolution = {str(name): float(value) for name, value in known.items()}
     return Slides(layout, files, resolution)

@@ -52,8 +52,8 @@ def run(cfg: DictConfig, folder: Path) -> int:
             raise UserError(f"the run has no {saved.name}", str(trained), "it did not get far: train it again")
         with atomic_write((folder / SPLITS).with_suffix(suffix)) as temporary:
             temporary.write_bytes(saved.read_bytes())
+    model = load_model(trained)  # first: it names a run that cannot be evaluated
     inputs = read_inputs(config, folder)
-    model = load_model(trained)
     data = make_data(config, inputs, model)
     fates = data.prepare()
     with open_dict(config):
@@ -147,9 +147,8 @@ def _map(cfg: DictConfig, folder: Path, inputs: Inputs, model: DualEncoder, eval
 
 
 def _redacted(evaluation: Evaluation, key: bytes) -> Evaluation:
-    table = evaluation.items.rename(columns={"unit": "group"})
-    harmless = [str(name) for name in table if name not in ("id", "group", "caption", "retrieved")]
-    items = redact(table, key, keep=harmless)
-    return Evaluation(evaluation.name, items.rename(columns={"group": "unit"}), evaluation.figures, {
+    harmless = [str(name) for name in evaluation.items if name not in ("id", "unit", "caption", "retrieved")]
+    items = redact(evaluation.items, key, keep=harmless)
+    return Evaluation(evaluation.name, items, evaluation.figures, {
         name: value for name, value in evaluation.details.items() if name not in ("prompts",)
     })  # fmt: skip

@@ -175,8 +175,11 @@ def load_model(folder: str | Path) -> DualEncoder:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise UserError(f"the run '{folder}' has no {WEIGHTS}", todo="it did not end: go on with resume=<that folder>")
+    config = load_config(folder)
+    if config.get("road", "pairs") != "pairs":
+        raise UserError(f"the run '{folder}' learned from bags: it has no towers", todo="give a run on pictures")
     # with the weights it began with, if any: their entry says the architecture
-    model = build_model(load_config(folder))
+    model = build_model(config)
     load_trained(model, path)
     model.eval()
     return model

@@ -206,7 +206,7 @@ def test_survival_reports_concordance_and_the_groups_of_a_given_cut() -> None:
     found = figure(evaluation, "c_index")
     assert found.low > 0.5
     assert found.controls == {"chance": 0.5, "mean_of_instances": 0.6}
-    assert evaluation.items["group"].tolist() == np.where(evaluation.items["risk"] > 0.2, "high", "low").tolist()
+    assert evaluation.items["risk_group"].tolist() == np.where(evaluation.items["risk"] > 0.2, "high", "low").tolist()
     assert evaluation.details["log_rank"]["p"] < 0.05
     assert "log_rank" not in bag_survival("patient", slides.by_patient()).details
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from core.evaluation.metadata import encode
+from core.data.manifest import Manifest
+from core.evaluation.metadata import Metadata, encode
 
 
-def test_numbers_texts_and_what_training_does_not_know() -> None:
-    frame = pd.DataFrame(
-        {
-            "site": ["a", "b", "a", "c"],  # c is in the test rows alone
-            "mpp": [0.25, 0.5, None, 1.0],
-            "view": ["frontal"] * 4,  # says nothing
-        }
-    )
-    features = encode(frame, ["site", "mpp", "view"], np.array([0, 1, 2]))
-    expected = [[1, 0, 0.25], [0, 1, 0.5], [1, 0, 0.375], [0, 0, 1.0]]  # a missing number is the mean of training
+def test_numbers_names_and_what_training_does_not_know(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = ("p,1,0.25,frontal,2020-01-01", "p,2,0.5,frontal,2021-01-01", "p,1,,frontal,", "p,3,1.0,frontal,2020-12-31")
+    table.write_text("\n".join(["path,site,mpp,view,date", *(f"{n}{row}" for n, row in enumerate(rows))]))
+    frame = Manifest.read(table, pictures=False).frame
+    columns = [name for name in Metadata().columns if name in frame]
+    assert columns == ["site", "view", "date", "resolution"]
+    features = encode(frame, columns, np.array([0, 1, 2]))
+    # site 3 is in the test rows alone; the one view says nothing; what is missing is the mean of training
+    expected = [[1, 0, 2020, 0.25], [0, 1, 2021, 0.5], [1, 0, 2020.5, 0.375], [0, 0, 2020 + 365 / 366, 1.0]]
     np.testing.assert_allclose(features, expected)
 
 
