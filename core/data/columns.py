@@ -36,8 +36,6 @@ class ManifestOptions:
 def normalise(rows: Rows, options: ManifestOptions) -> tuple[pd.DataFrame, list[str], Unit | None]:
     """Renames, extracts, joins and validates; returns the table, notes and the unit of its resolution."""
     _rename(rows, options.columns or {})
-    if options.one_per is not None:
-        rows = _collapse(rows, options.one_per)
     if "path" not in rows.frame:
         known = ", ".join(map(str, rows.frame.columns[:12]))
         todo = "name the column that holds the pictures: manifest_options.columns={path: ...}"
@@ -47,6 +45,8 @@ def normalise(rows: Rows, options: ManifestOptions) -> tuple[pd.DataFrame, list[
         _extract(rows, options.pattern, options.pattern_column)
     if options.table is not None:
         notes += _join(rows, Path(options.table), options.on)
+    if options.one_per is not None:
+        rows = _collapse(rows, options.one_per)
     unit = _resolution(rows)
     _texts(rows)
     _lists(rows)

@@ -29,7 +29,7 @@ from core.types import Evaluation
 class ClassesOfBags:
     """AUROC and accuracies; of two classes also at the threshold that is best on the validation bags."""
 
-    def __init__(self, column: str = "label") -> None:
+    def __init__(self, column: str) -> None:
         self.column = column
 
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
@@ -53,7 +53,7 @@ class ClassesOfBags:
 class GradesOfBags:
     """Quadratic kappa and distance in grades beside the figures of a classification."""
 
-    def __init__(self, column: str = "label") -> None:
+    def __init__(self, column: str) -> None:
         self.column = column
 
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
@@ -86,7 +86,7 @@ class LabelsOfBags:
 class NumberOfBags:
     """Mean absolute error and R2."""
 
-    def __init__(self, column: str = "label") -> None:
+    def __init__(self, column: str) -> None:
         self.column = column
 
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:

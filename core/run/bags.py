@@ -17,28 +17,25 @@ from omegaconf import DictConfig
 from core.data.audit import audit, refuse
 from core.data.manifest import Manifest
 from core.evaluation.bag_subject import BagSubject
-from core.evaluation.tables import write_json, write_results
+from core.evaluation.tables import write_results
 from core.mil.bags import Bag
 from core.mil.data import BagDataModule
 from core.mil.features import FeatureLayout
 from core.mil.labels import bag_labels
 from core.mil.standardise import Standardised
 from core.mil.tasks.task import BagTask
-from core.report.report import write_report
-from core.run.evaluate import print_figures, shareable, wide_console
+from core.run.evaluate import conclude, shareable
 from core.run.inputs import with_splits
 from core.run.instantiate import instantiate
 from core.run.road import Prepared
-from core.run.status import exit_status, write_status
+from core.run.status import write_status
 from core.run.tables import manifest_options, read_manifest
 from core.types import Fate, UserError
-
-BAGS = "bags.json"
 
 
 @dataclass(frozen=True)
 class Slides:
-    """Feature files by the ids of a manifest; picklable, because loaders send it to their workers."""
+    """Reads the features of a slide by its id in the manifest; picklable, because ranks are spawned."""
 
     layout: FeatureLayout
     files: Mapping[str, tuple[str, Path]]  # by the manifest's id: name among the features, and file
@@ -61,6 +58,8 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
         raise UserError("there is no table of slides", "manifest", "give manifest=<CSV with path, group, label>")
     if not cfg.bags.features:
         raise UserError("there are no features", "bags.features", "give bags.features=<folder>, as embed writes them")
+    if cfg.data.external:
+        raise UserError("a second set of bags cannot be evaluated", "data.external", "leave it out")
     manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg), pictures=False)
     manifest = with_splits(cfg, manifest, folder)
     findings = audit(manifest, hash_images=False)
@@ -89,8 +88,6 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
     task = build_task(cfg, width, names)
     task.prepare(data.labels("train"), data.ids("train"), data.units("train"))
     task.aggregator.prepare(data.tiles(cfg.bags.prepare_tiles, cfg.seed), cfg.seed)
-    if not cfg.dry_run:  # what is needed to build the task again
-        write_json(folder / BAGS, {"schema_version": 1, "in_features": width, "classes": list(names)})
     return Prepared(task, data, fates, lambda: finish(cfg, folder, data, task, names, fates))
 
 
@@ -98,11 +95,12 @@ def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
     """The feature files of a config."""
     layout: FeatureLayout = instantiate(cfg.bags.layout)
     frame, found = manifest.frame, layout.find(Path(cfg.bags.features))
-    # embed names a file after the slide's path, other programs after its id or its name without the ending
-    names = {
-        str(id): [str(id), str(path), Path(str(path)).stem] for id, path in zip(frame["id"], frame["path"], strict=True)
-    }
-    files = {id: (name, found[name]) for id, several in names.items() for name in reversed(several) if name in found}
+    files: dict[str, tuple[str, Path]] = {}
+    for id, path in zip(frame["id"], frame["path"], strict=True):
+        # embed names a file after the slide's path, other programs after its id or its name without the ending
+        name = next((name for name in (id, path, Path(str(path)).stem) if name in found), None)
+        if name is not None:
+            files[str(id)] = name, found[name]
     owners = Counter(name for name, _ in files.values())
     twice = next((name for name, count in owners.items() if count > 1), None)
     if twice is not None:
@@ -155,10 +153,7 @@ def finish(
     evaluations = shareable(cfg, [made for evaluator in parts for made in evaluator(subject)])
     write_results(folder, evaluations)
     write_status(folder, fates)
-    write_report(folder)
-    print_figures(evaluations)
-    wide_console().print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
-    return exit_status(fates, cfg.allow_failures)
+    return conclude(cfg, folder, evaluations, fates)
 
 
 def _sampler(cfg: DictConfig, lengths: np.ndarray) -> Any:

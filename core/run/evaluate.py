@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from core.run.instantiate import instantiate
 from core.run.load import Model, load_config, load_model
 from core.run.predict import map_slide
 from core.run.status import exit_status, write_status
-from core.types import Evaluation, UserError
+from core.types import Evaluation, Fate, UserError
 
 SPLITS = "splits.csv"
 
@@ -81,6 +82,11 @@ def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule,
         _gallery(folder, subject, evaluations)
         if cfg.evaluation.map:
             _map(cfg, folder, inputs, model, evaluations)
+    return conclude(cfg, folder, evaluations, fates)
+
+
+def conclude(cfg: DictConfig, folder: Path, evaluations: list[Evaluation], fates: Sequence[Fate]) -> int:
+    """The end of every run that has results: report, figures, exit status."""
     write_report(folder)
     print_figures(evaluations)
     wide_console().print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
@@ -129,7 +135,10 @@ def _gallery(folder: Path, subject: Subject, evaluations: list[Evaluation]) -> N
     first = [str(found[0]) for found in shown["retrieved"]]
     shown_rows, tiles = rows[kept], subject.data.tiles
     captions, ranks = shown["caption"].tolist(), shown["rank"].to_numpy()
-    save_gallery(folder, lambda number: tiles.get(int(shown_rows[number])), names, captions, ranks, first)
+    try:
+        save_gallery(folder, lambda number: tiles.get(int(shown_rows[number])), names, captions, ranks, first)
+    except (UserError, OSError) as error:  # a picture that can no longer be read costs the gallery, not the report
+        wide_console().print(f"no gallery: {error}", markup=False)
 
 
 def _map(cfg: DictConfig, folder: Path, inputs: Inputs, model: DualEncoder, evaluations: list[Evaluation]) -> None:

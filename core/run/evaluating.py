@@ -25,9 +25,9 @@ def evaluate_model(
     Returns:
         The evaluations (controls last), what was evaluated, and what became of the files of another set.
     """
-    subject = subject_of(cfg, inputs, data, model)
     if not {"controls", "evaluators"} <= set(cfg.evaluation):
         raise UserError("the run is of an older version, whose config names no evaluators", todo="train it again")
+    subject = subject_of(cfg, inputs, data, model)
     controls = _controls(cfg.evaluation.controls, subject)
     beside = {made.name.removeprefix("floor_"): as_control(made) for made in controls}
     evaluations = [*_run(cfg.evaluation.evaluators, subject, beside), *controls]
@@ -84,12 +84,13 @@ def classes_of(cfg: DictConfig, inputs: Inputs, data: PairsDataModule) -> Classe
 
 def _controls(chosen: DictConfig, subject: Subject) -> list[Evaluation]:
     """A control reads the pictures once more; one that no longer can is left out, and the model's own figures stay."""
+    parts = {str(name): instantiate(part) for name, part in chosen.items() if part is not None}
     made: list[Evaluation] = []
-    for name, part in chosen.items():
+    for name, control in parts.items():
         try:
-            made += instantiate(part)(subject, {}) if part is not None else []
+            made += control(subject, {})
         except (UserError, OSError) as error:
-            print(f"left out: the control {name!s}: {error}")
+            print(f"left out: the control '{name}': {error}")
     return made
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from core.data.manifest import Manifest, ManifestOptions
 from core.data.tiles import TileSource, chunks
 from core.evaluation.classification import classification
 from core.evaluation.cohort import Classes, Cohort
@@ -23,6 +22,7 @@ from core.evaluation.prompts import Prompts
 from core.evaluation.subject import Subject, embed_pictures
 from core.evaluation.zero_shot import zero_shot
 from core.run.instantiate import instantiate
+from core.run.tables import external_options, read_manifest
 from core.types import Evaluation, Fate, UserError
 
 
@@ -59,8 +59,7 @@ def evaluate_external(cfg: DictConfig, subject: Subject) -> tuple[list[Evaluatio
     """
     external, model, classes = cfg.data.external, subject.model, subject.classes
     assert classes is not None
-    options = ManifestOptions(columns=OmegaConf.to_container(external.columns), root=external.get("root"))  # type: ignore[arg-type]
-    manifest = Manifest.read(external.manifest, options)
+    manifest = read_manifest(Path(external.manifest), external_options(external))
     theirs = shared_classes(external.classes, sorted(set(manifest.frame["label"].dropna())))
     ours = shared_classes(external.classes, classes.names)
     names = tuple(sorted(set(theirs.values()) & set(ours.values())))

@@ -10,13 +10,13 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from core.data.captions import words
-from core.data.manifest import Manifest, ManifestOptions
 from core.files import atomic_write, cache_dir
 from core.knowledge.coverage import coverage
 from core.knowledge.graph import KnowledgeGraph
 from core.knowledge.linking import Linker
 from core.knowledge.load import Finding, check_graph, load_graph
 from core.run.status import write_status
+from core.run.tables import manifest_options, read_manifest
 from core.types import Fate, UserError
 
 SHOWN = 5  # findings of each kind, and lines of each list
@@ -117,8 +117,7 @@ def _answer(query: str, graph: KnowledgeGraph, linker: Linker) -> None:
 
 def _print_coverage(cfg: DictConfig, linker: Linker) -> None:
     """How much of a manifest is linked: its captions, or its labels where it has none."""
-    options = ManifestOptions(**(cfg.get("manifest_options") or {}))
-    frame = Manifest.read(cfg.manifest, options).frame
+    frame = read_manifest(Path(cfg.manifest), manifest_options(cfg)).frame
     texts = [text for captions in frame["captions"] for text in captions]
     texts = texts or [words(label) for label in frame["label"].dropna()]
     restricted = OmegaConf.select(cfg, "data.sharing") == "restricted"

@@ -23,6 +23,7 @@ from core.raster.listing import list_inputs
 from core.raster.reader import Reader
 from core.run.instantiate import instantiate
 from core.run.status import exit_status, write_status
+from core.run.tables import manifest_options
 from core.types import Fate, UserError
 
 Unmatched = tuple[str, str]  # name, reason
@@ -43,7 +44,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
     Raises:
         UserError: wrong keys, no picture at all, a malformed table.
     """
-    options = ManifestOptions(**(cfg.get("manifest_options") or {}))
+    options = manifest_options(cfg)
     reader: Reader = instantiate(cfg.reader)
     if (cfg.input is None) == (cfg.manifest is None):
         raise UserError(

@@ -12,7 +12,6 @@ import pandas as pd
 import shapely
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from core.data.manifest import Manifest, ManifestOptions
 from core.files import sha256
 from core.raster.patch import cut
 from core.raster.reader import Reader, ReadError
@@ -25,6 +24,7 @@ from core.run.load import load, load_config
 from core.run.overlay import class_colours
 from core.run.slides import Source, progress_bar, reason, sources
 from core.run.status import exit_status, write_status
+from core.run.tables import manifest_options, read_manifest
 from core.search.index import (
     FOLDER,
     Changes,
@@ -147,15 +147,14 @@ def _columns(cfg: DictConfig, names: Mapping[str, Source]) -> pd.DataFrame:
     """What the manifest says of each slide, indexed by its name: columns with one value a slide."""
     if cfg.manifest is None:
         return pd.DataFrame()
-    manifest = Manifest.read(cfg.manifest, ManifestOptions(**(cfg.manifest_options or {})))
+    manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg))
     slides = {source.input.path.resolve(): slide for slide, source in names.items()}
     frame = manifest.frame.dropna(subset="path")
     of_row = [slides.get((manifest.root / path).resolve()) for path in frame["path"]]
     plain = frame.drop(columns=["row", "captions", "concepts", "resolution", *PLACE, "path"], errors="ignore")
     plain = plain.loc[:, plain.notna().any()]
-    groups = plain.groupby(
-        pd.Series(of_row, plain.index, dtype=object)
-    )  # rows of slides that have no features fall out
+    # rows of slides that have no features fall out
+    groups = plain.groupby(pd.Series(of_row, plain.index, dtype=object))
     single = [str(name) for name in plain.columns if (groups[str(name)].nunique(dropna=False) <= 1).all()]
     return groups[single].first()
 

@@ -88,9 +88,9 @@ def sources(cfg: DictConfig, reader: Reader) -> tuple[list[Source], list[Fate], 
 
 def _manifest_resolutions(cfg: DictConfig) -> tuple[dict[Path, float | None], list[Fate], Path]:
     """Resolution of each picture, fates of missing ones, and the root, under which pictures keep their names."""
-    from core.data.manifest import Manifest, ManifestOptions  # pandas: only where a manifest is given
+    from core.run.tables import manifest_options, read_manifest  # pandas: only where a manifest is given
 
-    manifest = Manifest.read(cfg.manifest, ManifestOptions(**(cfg.get("manifest_options") or {})))
+    manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg))
     values: dict[Path, float | None] = {}
     pictures = manifest.frame.dropna(subset="path")
     for path, value in zip(pictures["path"], pictures["resolution"], strict=True):

@@ -30,12 +30,12 @@ def check_tables(cfg: DictConfig) -> None:
         read_manifest(Path(cfg.manifest), manifest_options(cfg), needed(cfg), cfg.get("road") != "bags")
     external = OmegaConf.select(cfg, "data.external")
     if external:
-        Manifest.read(packaged(str(external.manifest)), external_options(external))
+        read_manifest(Path(packaged(str(external.manifest))), external_options(external))
 
 
 def manifest_options(cfg: DictConfig) -> ManifestOptions:
     """``manifest_options`` of a config; what is null there keeps its default."""
-    return _options(cfg.manifest_options)
+    return _options(cfg.get("manifest_options"))
 
 
 def external_options(external: DictConfig) -> ManifestOptions:
@@ -63,7 +63,7 @@ def read_manifest(
     return _read(path, json.dumps(vars(options or ManifestOptions())), need, pictures, stamps)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # a run's own set, and a second one
 def _read(path: Path, options: str, need: str | None, pictures: bool, stamps: tuple[Any, ...]) -> Manifest:
     return Manifest.read(path, ManifestOptions(**json.loads(options)), need, pictures)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -122,3 +123,19 @@ def with_events(batch: BagBatch, events: Sequence[float] | None) -> BagBatch:
         return batch
     labels = {**batch.labels, "event": torch.tensor(events, dtype=torch.float64)}
     return BagBatch(batch.step, batch.bags, labels, batch.ids)
+
+
+def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor], bound: float = 1e-10) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        error = float((found[name] - value).norm() / value.norm().clamp(min=1e-30))
+        assert error <= bound, f"{name}: {error:.1e} of its norm"
+
+
+def loop_hazard(scores: np.ndarray, bins: np.ndarray, event: np.ndarray) -> list[float]:
+    """Probability of what was seen of each patient, from hazards, by the words of the definition."""
+    losses = []
+    for row, place, happened in zip(1 / (1 + np.exp(-scores)), bins, event, strict=True):
+        before = math.prod(1 - row[k] for k in range(place))
+        losses.append(-math.log(before * (row[place] if happened else 1 - row[place])))
+    return losses

@@ -66,7 +66,7 @@ def test_survival_by_cox_needs_whole_batches_and_ranks_patients(cohort: Path, tm
     status, run = train(cohort, tmp_path, "bag_task=cox", "step=plain")
     assert status == 0
     index = next(figure for figure in read_results(run).figures if figure.name == "patient/c_index")
-    assert 0 <= index.low <= index.value <= index.high <= 1
+    assert index.value > 0.65  # tumours have the event first; twelve patients leave a wide interval
     assert index.controls["chance"] == 0.5
 
 
