@@ -25,7 +25,7 @@ from core.mil.labels import bag_labels
 from core.mil.standardise import Standardised
 from core.mil.tasks.task import BagTask
 from core.run.evaluate import conclude, shareable
-from core.run.inputs import with_splits
+from core.run.inputs import phantom_manifest, with_splits
 from core.run.instantiate import instantiate
 from core.run.road import Prepared
 from core.run.status import write_status
@@ -54,13 +54,12 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
     Raises:
         UserError: anything the user can mend; see the message.
     """
-    if not cfg.manifest:
-        raise UserError("there is no table of slides", "manifest", "give manifest=<CSV with path, group, label>")
     if not cfg.bags.features:
         raise UserError("there are no features", "bags.features", "give bags.features=<folder>, as embed writes them")
     if cfg.data.external:
         raise UserError("a second set of bags cannot be evaluated", "data.external", "leave it out")
-    manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg), pictures=False)
+    path = Path(cfg.manifest) if cfg.manifest else phantom_manifest(cfg)
+    manifest = read_manifest(path, manifest_options(cfg), pictures=False)
     manifest = with_splits(cfg, manifest, folder)
     findings = audit(manifest, hash_images=False)
     refuse(findings, str(manifest.path))

@@ -136,13 +136,22 @@ def _sources(cfg: DictConfig) -> tuple[Path, Any]:
     knowledge = OmegaConf.to_container(cfg.knowledge, resolve=True)["path"]  # type: ignore[index,call-overload]
     if cfg.manifest:
         return Path(cfg.manifest), knowledge
+    manifest = phantom_manifest(cfg)
+    own = sorted(manifest.parent.glob("*.obo"))
+    return manifest, knowledge or [str(path) for path in own]
+
+
+def phantom_manifest(cfg: DictConfig) -> Path:
+    """The table of the domain's synthetic cohort, which is made when it is not there.
+
+    Raises:
+        UserError: the domain has none, or it cannot be written.
+    """
     if not cfg.data.phantom:
         raise UserError("there is no manifest", todo="give manifest=<table of pictures and captions>")
     recipe = OmegaConf.to_container(cfg.data.phantom, resolve=True)
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    manifest = Path(instantiate(cfg.data.phantom, folder=cache_dir() / "phantoms" / name))
-    own = sorted(manifest.parent.glob("*.obo"))
-    return manifest, knowledge or [str(path) for path in own]
+    return Path(instantiate(cfg.data.phantom, folder=cache_dir() / "phantoms" / name))
 
 
 def with_splits(cfg: DictConfig, manifest: Manifest, folder: Path) -> Manifest:

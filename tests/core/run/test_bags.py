@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -22,9 +23,14 @@ SHORT = ["schedule.steps=60", "schedule.warmup_steps=5", "optimiser.lr=0.003", "
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 patients with a slide or two of 20 to 60 tiles; in tumours three tiles of a slide are of another kind."""
     folder, random = tmp_path_factory.mktemp("cohort"), np.random.default_rng(0)
-    lines = ["path,id,group,split,label,time,event"]
+    lines = ["path,id,group,split,label,time,event,truth,mpp"]
+    corners = [[0, 0], [384, 0], [384, 128], [0, 128], [0, 0]]  # level-0 pixels of the first three tiles
+    outline = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [corners]}}
+    for name, features in {"normal": [], "tumour": [outline]}.items():
+        (folder / f"{name}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     for patient in range(48):
         tumour, split = patient % 2, ("train", "train", "val", "test")[patient // 2 % 4]
+        kind = ("normal", "tumour")[tumour]
         time, event = (30 if tumour else 60) + int(random.integers(20)), int(random.random() < 0.8)
         for slide in range(1 + patient % 2):
             name = f"p{patient}s{slide}"
@@ -38,7 +44,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
             corners = 128 * np.stack([np.arange(len(features)), np.zeros(len(features), int)], axis=1)
             stored = f"{name}.svs" if slide else name  # embed names a file after the path, others after the id
             write_features(folder / "features" / f"{stored}.h5", corners, features.astype(np.float16), attributes)
-            lines.append(f"{name}.svs,{name},p{patient},{split},{('normal', 'tumour')[tumour]},{time},{event}")
+            lines.append(f"{name}.svs,{name},p{patient},{split},{kind},{time},{event},{kind}.geojson,0.5")
     (folder / "slides.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -60,6 +66,27 @@ def test_a_planted_tile_is_found_beside_the_mean_of_instances(cohort: Path, tmp_
     assert "mean_of_instances" in area.controls
     assert results.details["patient"]["threshold"] is not None
     assert (run / "report.html").is_file()
+
+
+def test_tiles_that_contribute_most_cover_the_outlined_region(cohort: Path, tmp_path: Path) -> None:
+    keys = ["+evaluator@evaluation.bags.regions=bag_regions", "aggregator=gated_abmil", "schedule.steps=150"]
+    status, run = train(cohort, tmp_path, *keys)
+    assert status == 0
+    results = read_results(run)
+    items = results.items_of("region")
+    slides = {row["path"]: int(row["tiles"]) for row in _rows(run / "status.csv")}
+    for _, row in items.iterrows():  # two slides, three tiles of each: an outline read in another frame has others
+        tiles = [slides[f"{row['id']}s{slide}"] for slide in range(2)]
+        assert row["prevalence"] == pytest.approx(6 / sum(tiles))
+    coverage = next(figure for figure in results.figures if figure.name == "region/coverage")
+    assert coverage.value > 3
+    assert coverage.controls["random"] == pytest.approx(1, abs=0.25)
+    assert coverage.controls["centre"] < 1  # the planted tiles are at the left edge
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def test_survival_by_cox_needs_whole_batches_and_ranks_patients(cohort: Path, tmp_path: Path) -> None:
