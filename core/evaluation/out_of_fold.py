@@ -22,9 +22,9 @@ def out_of_fold(arms: Sequence[Arm]) -> pd.DataFrame:
         arms: runs over bags that differ in seed and fold alone; those of other roads and without folds are left out.
 
     Returns:
-        Columns arm (where there are several), id, group, fold (the one it was tested in; several where the seeds divide
-        the patients differently, joined by ``|``), seeds, the outcomes averaged over the seeds (``probability.<class>``,
-        ``risk`` in deviations of each run's training bags, ``estimate``), and what is true of it (``label``; ``time``
+        Columns arm (where there are several), id, group, fold (it was tested in; several where the seeds divide the
+        patients differently, joined by ``|``), seeds, the outcomes averaged over the seeds (``probability.<class>``;
+        ``risk`` in deviations of each run's training bags; ``estimate``), and what is true of it (``label``; ``time``
         and ``event``; ``target``).
     """
     tables = []

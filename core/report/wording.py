@@ -19,12 +19,13 @@ _NAMES = {
     "floor_colour6_hog128": "Floor: colour and HOG",
     "floor_metadata": "Floor: metadata alone",
     "retrieval": "Retrieval",
+    "mean_of_instances": "Linear model on the mean of the instances (control)",
 }
 
 
 def is_control(name: str) -> bool:
     """Whether a figure or evaluation is a control with a table of its own."""
-    return name.startswith(("resnet18", "floor_"))
+    return name.startswith(("resnet18", "floor_", "mean_of_instances"))
 
 
 def show_name(name: str) -> str:
