@@ -26,7 +26,7 @@ from core.types import Resolution, UserError, Window
 
 SIGNED = "RdBu_r"  # white at 0: red speaks for, blue against
 CLIPPED = 99.0  # percentile of what is shown: one tile in a thousand must not leave the others white
-HALF = 0.5  # share of all that speaks for a class that the tiles of its areas make up
+HALF = 0.5  # share of all that was said for and against a class that the tiles of areas make up
 SHEET = 8  # tiles of a row
 THUMBNAIL_PX = 160
 
@@ -136,17 +136,18 @@ def contribution_figure(
         axis.set_xlim(0, size[0])
         axis.set_ylim(size[1], 0)
         draw_scale(axis, size, resolution)
-    every = np.abs(contributions[:, placed.shown]).max() > limit
-    figure.colorbar(ScalarMappable(signed, SIGNED), ax=list(axes), shrink=0.6, pad=0.01, fraction=0.03,
-                    extend="both" if every else "neither", label="contribution: red for, blue against")  # fmt: skip
+    clipped = np.abs(contributions[:, placed.shown]).max() > limit
     figure.colorbar(ScalarMappable(shares, "viridis"), ax=list(axes), shrink=0.6, pad=0.01, fraction=0.03,
                     label="weight over the slide's mean")  # fmt: skip
+    figure.colorbar(ScalarMappable(signed, SIGNED), ax=list(axes), shrink=0.6, pad=0.01, fraction=0.03,
+                    extend="both" if clipped else "neither", label="contribution: red for, blue against")  # fmt: skip
     figure.suptitle(title, fontsize=10)
     return figure
 
 
 def contribution_areas(placed: Placed, size: tuple[int, int]) -> tuple[list[Area], tuple[str, ...]]:
-    """Areas of the fewest tiles that make up half of all that speaks for a class, and the names of their labels.
+    """Areas of the fewest tiles that make up half of all that was said for and against a class, where they speak for
+    it, and the names of their labels.
 
     A single score (risk, grade, estimate) has two labels, ``higher`` and ``lower``.
     """
@@ -165,13 +166,13 @@ def contribution_areas(placed: Placed, size: tuple[int, int]) -> tuple[list[Area
 
 
 def weightiest(values: np.ndarray, share: float = HALF) -> np.ndarray:
-    """Which are the fewest of some values [T] that make up a share of the sum of the positive ones, [T] bool."""
-    positive = np.maximum(values, 0).astype(np.float64)
-    order = np.argsort(-positive, kind="stable")
-    before = np.concatenate([[0], positive[order].cumsum()[:-1]])
+    """Which values [T] are positive and among the fewest that make up a share of the sum of magnitudes, [T] bool."""
+    loud = np.abs(values).astype(np.float64)
+    order = np.argsort(-loud, kind="stable")
+    before = np.concatenate([[0], loud[order].cumsum()[:-1]])
     chosen: np.ndarray = np.zeros(len(values), bool)
-    chosen[order] = (before < share * positive.sum()) & (positive[order] > 0)
-    return chosen
+    chosen[order] = before < share * loud.sum()
+    return chosen & (values > 0)
 
 
 def tile_sheet(raster: Raster, placed: Placed, title: str) -> Figure:

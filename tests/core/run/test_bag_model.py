@@ -120,7 +120,10 @@ def test_facts_are_read_as_they_were_written_and_a_newer_version_is_refused(tmp_
         read_facts(tmp_path)
 
 
-def test_an_area_is_the_fewest_tiles_that_make_up_half_of_what_speaks_for_a_class() -> None:
-    assert weightiest(np.array([1.0, 6.0, -9.0, 2.0])).tolist() == [False, True, False, False]
+def test_an_area_is_the_fewest_tiles_that_make_up_half_of_what_was_said_where_they_speak_for_a_class() -> None:
+    values = np.array([1.0, 6.0, -4.0, 2.0])
+    assert weightiest(values).tolist() == [False, True, False, False]
+    assert weightiest(-values).tolist() == [False, False, True, False]
+    assert not weightiest(np.array([1.0, 6.0, -9.0, 2.0])).any()
     assert weightiest(np.array([3.0, 3.0, 3.0, 3.0])).sum() == 2
     assert not weightiest(np.array([-1.0, 0.0])).any()
