@@ -64,7 +64,7 @@ def _of_arm(runs: Sequence[Run]) -> pd.DataFrame:
         facts = pd.DataFrame({"id": items["id"].astype(str), "group": items["unit"].astype(str)})
         parts.append(facts.assign(fold=str(run.config["data.split.fold"]), seed=run.replicate).join([outcomes, known]))
     every = pd.concat(parts, ignore_index=True)
-    own = [column for column in every if column not in ("id", "group", "fold", "seed")]
+    own = [str(column) for column in every if column not in ("id", "group", "fold", "seed")]
     said = [column for column in own if column == "estimate" or column.startswith(("probability.", "risk"))]
     rows = every.groupby("id", sort=False)
     folds = rows["fold"].agg(lambda values: "|".join(dict.fromkeys(values)))
@@ -78,7 +78,9 @@ def _outcomes(items: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     if len(classes) and "probabilities" in items:
         values = np.stack([np.asarray(row, dtype=np.float64) for row in items["probabilities"]])
         return pd.DataFrame(values, items.index, [f"probability.{name}" for name in classes])
-    findings = {name: name.replace("probabilities.", "probability.", 1) for name in items if _has(items, name)}
+    findings = {
+        name: name.replace("probabilities.", "probability.", 1) for name in map(str, items) if _has(items, name)
+    }
     return items[list(findings)].rename(columns=findings)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from core.evaluation.survival import LogRank, kaplan_meier, log_rank
 from core.evaluation.tables import Results
 from core.report.figures import ACCENT, INK, MUTED, WARM, _plot, _style
-from core.report.wording import is_control, units
+from core.report.wording import is_control, of_all, units
 from core.types import Figure
 
 _COLOURS = (ACCENT, WARM, "#2b8a7e", "#b4417f", "#5b7bd5", "#98a2b3")
@@ -30,7 +30,7 @@ def curves_of_bags(results: Results) -> dict[str, tuple[Any, pd.DataFrame]]:
         shown = [figure for figure in results.figures if figure.name.startswith(f"{name}/")]
         if is_control(name) or not shown:
             continue
-        note = "; ".join(filter(None, (units(shown[0]), shown[0].note.split(";")[0])))
+        note = "; ".join(filter(None, (units(shown[0]), of_all(shown[0].note))))
         if "class_names" in detail:
             scores = np.stack([np.asarray(row, dtype=np.float64) for row in items["probabilities"]])
             curves["roc"] = roc(scores, items["target"].astype(int), _legend(detail["class_names"], name, shown), note)

@@ -186,8 +186,8 @@ def tile_sheet(raster: Raster, placed: Placed, title: str) -> Figure:
             rows.append((f"lowest contributions to {short(placed.names[column])}", column, order[::-1][:count]))
     figure = Figure((1.4 * SHEET, 1.75 * len(rows) + 0.4), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
-    parts = np.atleast_1d(figure.subfigures(len(rows), 1))
-    for part, (said, column, tiles) in zip(parts, rows, strict=True):
+    parts = figure.subfigures(len(rows), 1, squeeze=False)
+    for part, (said, column, tiles) in zip(parts[:, 0], rows, strict=True):
         part.suptitle(said, fontsize=9, x=0.01, ha="left")
         axes = part.subplots(1, SHEET, squeeze=False).ravel()
         for axis in axes:

@@ -41,6 +41,14 @@ class Patient:
     bags: list[Bag]  # theirs
     reasons: dict[int, str]  # why the others cannot
 
+    @property
+    def tiles(self) -> int:
+        return sum(map(len, self.bags))
+
+    def refused(self, why: str) -> Patient:
+        """The same patient without any slide of use."""
+        return Patient(self.name, [], [], {**self.reasons, **dict.fromkeys(self.rows, why)})
+
 
 def run(cfg: DictConfig, folder: Path) -> int:
     """Applies a run over bags, or all runs of a sweep as one ensemble, to the slides of a manifest without labels.
@@ -72,16 +80,19 @@ def run(cfg: DictConfig, folder: Path) -> int:
     with progress_bar() as bar:
         task = bar.add_task("patients", total=len(set(groups)))
         for patient in _patients(model, slides, ids, groups):
-            whole = _bags_of(model, patient)
-            tiles += sum(map(len, patient.bags)) if whole else 0
+            start = time.perf_counter()
+            tiles += patient.tiles
             told = dict.fromkeys(patient.rows, "")
-            if whole and not (cfg.dry_run and len(lines) == SAMPLE):
-                start = time.perf_counter()
-                mean = np.mean([model.outcome(bag) for bag in whole], axis=0)
-                lines.append({"group": patient.name, **_counts(patient), **model.row(mean)})
-                if not cfg.dry_run:
-                    told = pictures.write(patient, whole)
-                seconds, asked = seconds + time.perf_counter() - start, asked + sum(map(len, patient.bags))
+            if not (cfg.dry_run and len(lines) == SAMPLE):
+                try:
+                    whole = _bags_of(model, patient)
+                    if whole:
+                        mean = np.mean([model.outcome(bag) for bag in whole], axis=0)
+                        lines.append({"group": patient.name, **_counts(patient), **model.row(mean)})
+                        told = told if cfg.dry_run else pictures.write(patient, whole)
+                except UserError as error:  # tiles of two scales, or more of them than the aggregator can take
+                    patient = patient.refused(reason(error))
+                seconds, asked = seconds + time.perf_counter() - start, asked + patient.tiles
             fates |= {row: Fate(ids[row], "refused", why, {"tiles": 0}) for row, why in patient.reasons.items()}
             for row, found in zip(patient.rows, patient.bags, strict=True):
                 fates[row] = Fate(ids[row], "ok", "", {"tiles": len(found), "no_map": told[row]})
@@ -189,24 +200,19 @@ def _patients(model: BagModel, slides: Slides, ids: Sequence[str], groups: Seque
 def _bags_of(model: BagModel, patient: Patient) -> list[Bag]:
     """What the model takes of a patient: one bag of all slides, or each slide where it learned from slides.
 
-    Slides that were cut at different scales do not make a bag: they are all refused, and none is left.
+    Raises:
+        UserError: the slides were cut at different scales.
     """
     if not patient.bags or model.config.bags.of != "group":
         return patient.bags
-    try:
-        return [joined(patient.name, patient.bags)]
-    except UserError as error:
-        patient.reasons.update(dict.fromkeys(patient.rows, reason(error)))
-        patient.rows.clear()
-        patient.bags.clear()
-        return []
+    return [joined(patient.name, patient.bags)]
 
 
 def _counts(patient: Patient) -> dict[str, object]:
     return {
         "slides": len(patient.rows),
         "refused_slides": len(patient.reasons),
-        "tiles": sum(map(len, patient.bags)),
+        "tiles": patient.tiles,
     }
 
 

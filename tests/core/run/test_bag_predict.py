@@ -53,20 +53,20 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corners = SIDE * np.array([(column, row) for row in range(ROWS) for column in range(COLUMNS)])
     for name, width, encoder in (
         ("planted", 8, "toy@1"), ("plain", 8, "toy@1"), ("empty", 8, "toy@1"), ("wide", 9, "toy@1"),
-        ("foreign", 8, "toy@2"), ("broken", 8, "toy@1"),
+        ("foreign", 8, "toy@2"), ("broken", 8, "toy@1"), ("fine", 8, "toy@1"), ("coarse", 8, "toy@1"),
     ):  # fmt: skip
         features = random.normal(size=(len(corners), width))
         if name == "planted":
             features[LESION[1] * COLUMNS + LESION[0], 0] += 12
         attributes = FeatureAttributes(
-            name, encoder, "0" * 64, "pooled", "float32", 0.5, 0.5, "test", "um", SIDE * COLUMNS, SIDE * ROWS, 64, 1.0,
-            0.0, 0.1, len(corners), 1,
+            name, encoder, "0" * 64, "pooled", "float32", 0.5, 0.5, "test", "um", SIDE * COLUMNS, SIDE * ROWS, 64,
+            2.0 if name == "coarse" else 1.0, 0.0, 0.1, len(corners), 1,
         )  # fmt: skip
         write_features(folder / "features" / f"{name}.h5", corners, features.astype(np.float16), attributes)
     with h5py.File(folder / "features" / "broken.h5", "r+") as file:
         file["features"][3, 0] = np.nan
-    names = ("planted", "gone", "plain", "empty", "wide", "foreign", "broken")
-    groups = ("one", "one", "two", "two", "three", "four", "five")
+    names = ("planted", "gone", "plain", "empty", "wide", "foreign", "broken", "fine", "coarse")
+    groups = ("one", "one", "two", "two", "three", "four", "five", "six", "six")
     lines = [f"{name}.svs,{name},{group}" for name, group in zip(names, groups, strict=True)]
     (folder / "new.csv").write_text("\n".join(["path,id,group", *lines]) + "\n")
     return folder
@@ -87,11 +87,12 @@ def test_every_patient_is_a_row_and_every_slide_that_cannot_be_used_is_named(pre
     assert table["slides"].tolist() == [1, 2]
     assert table["refused_slides"].tolist() == [1, 0]
     fates = pd.read_csv(predicted / "status.csv").set_index("path")
-    assert len(fates) == 7
+    assert len(fates) == 9
     refused = fates[fates["status"] == "refused"]["reason"]
-    assert set(refused.index) == {"gone", "wide", "foreign", "broken"}
-    for name, why in (("gone", "no features"), ("wide", "width 9"), ("foreign", "toy@2"), ("broken", "NaN")):
-        assert why in refused[name]
+    known = {"gone": "no features", "wide": "width 9", "foreign": "toy@2", "broken": "NaN"}
+    known |= dict.fromkeys(("fine", "coarse"), "tiles of 64 to 128 um")
+    assert set(refused.index) == set(known)
+    assert all(why in refused[name] for name, why in known.items())
     assert fates.loc["planted", "no_map"] != fates.loc["planted", "no_map"]  # empty
     assert "not there" in fates.loc["plain", "no_map"]
     assert fates.loc["empty", "no_map"]
