@@ -24,6 +24,7 @@ from core.mil.features import FeatureLayout
 from core.mil.labels import bag_labels
 from core.mil.standardise import Standardised
 from core.mil.tasks.task import BagTask
+from core.run.bag_facts import facts_of, write_facts
 from core.run.evaluate import conclude, shareable
 from core.run.inputs import phantom_manifest, with_splits
 from core.run.instantiate import instantiate
@@ -150,6 +151,8 @@ def finish(
     subject = BagSubject(task, data, names, name, cfg.data.unit, cfg.bags.note, cfg.evaluation.rare_share)
     parts = [instantiate(part) for part in cfg.evaluation.bags.values() if part is not None]
     evaluations = shareable(cfg, [made for evaluator in parts for made in evaluator(subject)])
+    details = next((made.details for made in evaluations if made.name == name), {})
+    write_facts(folder, facts_of(data.bag(data.ids("train")[0]), names, details))
     write_results(folder, evaluations)
     write_status(folder, fates)
     return conclude(cfg, folder, evaluations, fates)

@@ -36,7 +36,7 @@ def check_named(cfg: DictConfig, domain: str, base: Path) -> None:
     if cfg.get("run") == LATEST:
         cfg.run = str(find(LATEST, Path(cfg.output.root), domain))
     elif cfg.get("run"):
-        find(cfg.run, Path(cfg.output.root), domain)
+        find(cfg.run, Path(cfg.output.root), domain, sweeps=cfg.trivium.verb == "predict")
     try:
         check_paths(
             cfg.get("manifest"),

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
@@ -95,6 +96,8 @@ def test_survival_by_cox_needs_whole_batches_and_ranks_patients(cohort: Path, tm
     index = next(figure for figure in read_results(run).figures if figure.name == "patient/c_index")
     assert index.value > 0.65  # tumours have the event first; twelve patients leave a wide interval
     assert index.controls["chance"] == 0.5
+    assert {"high risk", "low risk"} >= set(pd.read_csv(run / "figures" / "survival.csv")["group"])
+    assert (run / "figures" / "survival.pdf").is_file()
 
 
 def test_a_slide_without_features_is_named_and_the_run_goes_on(cohort: Path, tmp_path: Path) -> None:
