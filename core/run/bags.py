@@ -101,6 +101,13 @@ def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
         name = next((name for name in (id, path, Path(str(path)).stem) if name in found), None)
         if name is not None:
             files[str(id)] = name, found[name]
+    if not files:
+        raise UserError(
+            f"no slide of the manifest has features: it names '{frame['id'].iloc[0]}' and the folder holds "
+            f"'{next(iter(found))}'",
+            str(cfg.bags.features),
+            "name slides as their features are: column id, or path with or without its ending",
+        )
     owners = Counter(name for name, _ in files.values())
     twice = next((name for name, count in owners.items() if count > 1), None)
     if twice is not None:
