@@ -48,25 +48,27 @@ class InstancesOfBags:
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
         data = subject.data
         ids, units, labels = data.ids("test"), data.units("test"), data.labels("test")[self.column]
-        rows, number = [], -1
-        for pack in data.eval_bags("test"):
-            attention, contributions = _explained(subject, pack)
-            for start, stop in zip(pack.offsets[:-1].tolist(), pack.offsets[1:].tolist(), strict=True):
-                number += 1
-                truth, own = self._of(subject, ids[number]), int(labels[number])
-                if len(np.unique(truth)) < 2 or own < 0:
-                    continue
-                scores = {
-                    "attention": attention[start:stop],
-                    "contribution": _above_others(contributions[start:stop], own),
-                    NAME: self._alone(subject, ids[number])[:, own],
-                }
-                areas = {f"{name}_auroc": _area(values, truth) for name, values in scores.items()}
-                rows.append({"id": ids[number], "unit": units[number], "label": subject.names[own],
-                             "instances": len(truth), "positive": int(truth.sum()), **areas})  # fmt: skip
-        if not rows:
+        truths = [self._of(subject, name) for name in ids]
+        chosen = [b for b, truth in enumerate(truths) if len(np.unique(truth)) == 2 and labels[b] >= 0]
+        if not chosen:
             print("left out: the instances of bags: no test bag has instances of both kinds")
             return []
+        explained = [pair for pack in data.eval_bags("test") for pair in _explained(subject, pack)]
+        every = np.concatenate([data.bag(ids[b]).features for b in chosen])
+        known = data.labels("train")[self.column]
+        guess = linear_classes(subject.means("train"), known, every, len(subject.names))
+        alone = np.split(guess, np.cumsum([len(truths[b]) for b in chosen])[:-1])
+        rows = []
+        for b, probabilities in zip(chosen, alone, strict=True):
+            truth, own, (attention, contributions) = truths[b], int(labels[b]), explained[b]
+            scores = {
+                "attention": attention,
+                "contribution": _above_others(contributions, own),
+                NAME: probabilities[:, own],
+            }
+            areas = {f"{name}_auroc": _area(values, truth) for name, values in scores.items()}
+            rows.append({"id": ids[b], "unit": units[b], "label": subject.names[own], "instances": len(truth),
+                         "positive": int(truth.sum()), **areas})  # fmt: skip
         items = pd.DataFrame(rows)
         shorts = [f"{name}_auroc" for name in SCORES]
         controls = {
@@ -75,11 +77,6 @@ class InstancesOfBags:
         }
         metrics = [Metric(f"instance/{short}", "mean", short) for short in shorts]
         return [make_evaluation("instance", items, metrics, subject.cohort(), controls)]
-
-    def _alone(self, subject: BagSubject, name: str) -> FloatArray:
-        """What the linear model of bags says of each instance by itself, [T, C]."""
-        truth = subject.data.labels("train")[self.column]
-        return linear_classes(subject.means("train"), truth, subject.data.bag(name).features, len(subject.names))
 
     def _of(self, subject: BagSubject, name: str) -> npt.NDArray[np.int64]:
         """What the table says of the instances of a bag, slide after slide; empty where it does not know the bag.
@@ -96,13 +93,14 @@ class InstancesOfBags:
         return np.concatenate(parts)
 
 
-def _explained(subject: BagSubject, pack: PackedBags) -> tuple[FloatArray, FloatArray]:
-    """Attention [T] (the mean of several columns) and contributions [T, K] of a pack."""
-    task = subject.task
+def _explained(subject: BagSubject, pack: PackedBags) -> list[tuple[FloatArray, FloatArray]]:
+    """Attention [n] (the mean of several columns) and contributions [n, K] of each bag of a pack."""
+    task, ends = subject.task, pack.offsets[1:-1].tolist()
     with evaluating(task), torch.no_grad():
         weights = task.aggregator(pack).weights
     attention = weights.reshape(len(weights), -1).double().mean(dim=1).cpu().numpy()
-    return attention, task.contributions(pack).astype(np.float64)
+    contributions = task.contributions(pack).astype(np.float64)
+    return list(zip(np.split(attention, ends), np.split(contributions, ends), strict=True))
 
 
 def _above_others(contributions: FloatArray, own: int) -> FloatArray:
