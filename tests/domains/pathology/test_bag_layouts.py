@@ -1,4 +1,4 @@
-"""Features of other tools by ``bag_layout=``: a run over twins of a cohort is the same run, and a wrong name is told."""
+"""Features of other tools by ``bag_layout=``: a run over twins of a cohort is the same run; a wrong name is told."""
 
 from __future__ import annotations
 
