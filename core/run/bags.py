@@ -129,9 +129,9 @@ def class_names(cfg: DictConfig, manifest: Manifest) -> tuple[str, ...]:
     if cfg.bags.classes != "auto":
         return tuple(str(name) for name in cfg.bags.classes)
     column = next(iter(cfg.bags.columns))
-    if column not in manifest.frame:
-        raise UserError(f"the manifest has no column '{column}'", str(manifest.path),
-                        f"name it by manifest_options.columns={{{column}: ...}}")  # fmt: skip
+    if column not in manifest.frame or not manifest.frame[column].notna().any():
+        raise UserError(f"no row of the manifest has a {column}", str(manifest.path),
+                        f"fill that column, or name it by manifest_options.columns={{{column}: ...}}")  # fmt: skip
     return tuple(sorted({str(value) for value in manifest.frame[column].dropna()}))
 
 

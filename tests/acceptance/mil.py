@@ -320,7 +320,7 @@ def _another_tower(report: Report, folder: Path) -> None:
 
 def _train(table: Path, folder: Path, *keys: str) -> Outcome:
     given = (f"manifest={table}", f"bags.features={folder / 'features'}")
-    return verb("train", *SHORT, "aggregator=mean", *given, *keys, folder=folder)
+    return verb("train", *SHORT, *given, *keys, folder=folder)
 
 
 def _renamed(folder: Path) -> Path:
