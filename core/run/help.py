@@ -130,6 +130,7 @@ VERBS = {
             _INPUT,
             _TABLE,
             _RESOLUTION,
+            ("cohort=NAME", "or a synthetic cohort of the domain, to try it (pathology: whole_slides)"),
             ("out=FOLDER", "where the features go; a run adds to what is there"),
             ("shard=I/N", "every N-th slide from the I-th on: 1/4 to 4/4 are four jobs with one out="),
             ("space=pooled", "features of the backbone instead of vectors that texts find"),
