@@ -101,6 +101,13 @@ def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
         name = next((name for name in (id, path, Path(str(path)).stem) if name in found), None)
         if name is not None:
             files[str(id)] = name, found[name]
+    if not files:
+        raise UserError(
+            f"no slide of the manifest has features: it names '{frame['id'].iloc[0]}' and the folder holds "
+            f"'{next(iter(found))}'",
+            str(cfg.bags.features),
+            "name slides as their features are: column id, or path with or without its ending",
+        )
     owners = Counter(name for name, _ in files.values())
     twice = next((name for name, count in owners.items() if count > 1), None)
     if twice is not None:
@@ -122,9 +129,9 @@ def class_names(cfg: DictConfig, manifest: Manifest) -> tuple[str, ...]:
     if cfg.bags.classes != "auto":
         return tuple(str(name) for name in cfg.bags.classes)
     column = next(iter(cfg.bags.columns))
-    if column not in manifest.frame:
-        raise UserError(f"the manifest has no column '{column}'", str(manifest.path),
-                        f"name it by manifest_options.columns={{{column}: ...}}")  # fmt: skip
+    if column not in manifest.frame or not manifest.frame[column].notna().any():
+        raise UserError(f"no row of the manifest has a {column}", str(manifest.path),
+                        f"fill that column, or name it by manifest_options.columns={{{column}: ...}}")  # fmt: skip
     return tuple(sorted({str(value) for value in manifest.frame[column].dropna()}))
 
 

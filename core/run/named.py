@@ -15,7 +15,8 @@ from core.types import UserError
 
 PACKAGED = "pkg://"
 FILES = ("input", "encoder", "index", "example", "runs", "knowledge.path", "knowledge.aliases", "evaluation.hierarchy",
-         "data.external.manifest", "data.external.classes", "classes", "bags.features")  # fmt: skip
+         "data.external.manifest", "data.external.classes", "classes", "bags.features",
+         "bags.layout.patches")  # fmt: skip
 
 
 def check_named(cfg: DictConfig, domain: str, base: Path) -> None:

@@ -6,47 +6,23 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
 from core.evaluation.tables import read_results
-from core.mil.features import FeatureAttributes, write_features
 from core.run.compose import CONF
 from core.run.entry import main
 from tests.core.data.cohort import DATA, needs_data
+from tests.core.run.bag_cohort import write_cohort
 
 SHORT = ["schedule.steps=60", "schedule.warmup_steps=5", "optimiser.lr=0.003", "aggregator.hidden=[16]"]
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 patients with a slide or two of 20 to 60 tiles; in tumours three tiles of a slide are of another kind."""
-    folder, random = tmp_path_factory.mktemp("cohort"), np.random.default_rng(0)
-    lines = ["path,id,group,split,label,time,event,truth,mpp"]
-    corners = [[0, 0], [384, 0], [384, 128], [0, 128], [0, 0]]  # level-0 pixels of the first three tiles
-    outline = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [corners]}}
-    for name, features in {"normal": [], "tumour": [outline]}.items():
-        (folder / f"{name}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    for patient in range(48):
-        tumour, split = patient % 2, ("train", "train", "val", "test")[patient // 2 % 4]
-        kind = ("normal", "tumour")[tumour]
-        time, event = (30 if tumour else 60) + int(random.integers(20)), int(random.random() < 0.8)
-        for slide in range(1 + patient % 2):
-            name = f"p{patient}s{slide}"
-            (folder / f"{name}.svs").write_text(name)  # training looks at features alone
-            features = random.normal(size=(int(random.integers(20, 60)), 8))
-            features[: 3 * tumour, 0] += 6
-            attributes = FeatureAttributes(
-                name, "toy@1", "0" * 64, "pooled", "float32", 0.5, 0.5, "test", "um", 9000, 9000, 64, 1.0, 0.0, 0.1,
-                len(features), 1,
-            )  # fmt: skip
-            corners = 128 * np.stack([np.arange(len(features)), np.zeros(len(features), int)], axis=1)
-            stored = f"{name}.svs" if slide else name  # embed names a file after the path, others after the id
-            write_features(folder / "features" / f"{stored}.h5", corners, features.astype(np.float16), attributes)
-            lines.append(f"{name}.svs,{name},p{patient},{split},{kind},{time},{event},{kind}.geojson,0.5")
-    (folder / "slides.csv").write_text("\n".join(lines) + "\n")
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder)
     return folder
 
 
