@@ -19,6 +19,7 @@ import numpy as np
 
 from tests.acceptance import digits, harness
 from tests.acceptance.harness import DATA, REPOSITORY, Outcome, Report, latest, run, summary, verb
+from tests.acceptance.whole_slides import whole_slides
 
 MIL, SLIDES = DATA / "pathology" / "mil", DATA / "pathology" / "slides"
 # mean of instances and logistic regression, five runs of ten folds: SOURCES.md of the data
@@ -355,6 +356,7 @@ def status(run_folder: Path) -> dict[str, dict[str, str]]:
 
 
 POINTS = {
+    "1": whole_slides,
     "2": real_input,
     "3": aggregators,
     "4": benchmarks,

@@ -11,7 +11,7 @@ label               whether one lesion is of the sought family: positive or nega
 grade               lesions with pleomorphic nuclei: G1 none, G2 one or two, G3 more
 label.<finding>     whether any lesion has necrosis, or dense lymphocytes
 necrotic_share      share of the six lesions that have necrosis
-time, event         exponential survival (months), its hazard 1.9-fold with each pleomorphic lesion; censored
+time, event         exponential survival (months), its hazard threefold with each pleomorphic lesion; censored
 caption, concepts   a report on the commonest disease; it mentions the sought family, denies it, or neither
 truth               GeoJSON with the outline of the sought lesion, level-0 pixels
 ==================  ==========================================================================================
@@ -40,7 +40,7 @@ COLUMNS = ("path", "id", "group", "split", "label", "grade", "label.necrosis", "
 SOUGHT = 2  # number of the family that makes a slide positive
 PLEOMORPHIC, NECROTIC, LYMPHOCYTIC = 1, 2, 3  # numbers of variants
 COMMONEST = 3  # lesions of the disease that the report is about
-SCALE_MONTHS, HAZARD_RATIO = 60.0, 1.9  # mean survival without a pleomorphic lesion; for each of them
+SCALE_MONTHS, HAZARD_RATIO = 120.0, 3.0  # mean survival without a pleomorphic lesion; for each of them
 CENSORED_MONTHS = (12.0, 72.0)  # end of follow-up, uniform
 
 

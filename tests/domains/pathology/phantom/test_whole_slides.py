@@ -16,7 +16,7 @@ from core.types import UserError
 from domains.pathology.phantom import make_whole_slides
 from domains.pathology.phantom.diseases import families, leaves
 from domains.pathology.phantom.slides import HEIGHT_PX, WIDTH_PX
-from domains.pathology.phantom.whole_slides import CENSORED_MONTHS, SOUGHT, plan
+from domains.pathology.phantom.whole_slides import CENSORED_MONTHS, HAZARD_RATIO, SOUGHT, plan
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_risk_is_planted_and_follow_up_is_censored() -> None:
     severity = np.array([sum(code % 4 == 1 for code in patient.slides[0].leaves) for patient in plans])
     rate = [sum(p.event for p, s in zip(plans, severity, strict=True) if s == n)
             / sum(p.time for p, s in zip(plans, severity, strict=True) if s == n) for n in (0, 3)]  # fmt: skip
-    assert rate[1] / rate[0] == pytest.approx(1.9**3, rel=0.15)  # events a month of follow-up: the hazard
+    assert rate[1] / rate[0] == pytest.approx(HAZARD_RATIO**3, rel=0.15)  # events a month of follow-up: the hazard
     assert 0.1 < np.mean([not patient.event for patient in plans]) < 0.6
     assert max(patient.time for patient in plans) <= CENSORED_MONTHS[1]
 
