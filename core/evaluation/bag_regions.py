@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import shapely
+from shapely.geometry import shape
 
 from core.data.manifest import Manifest
 from core.evaluation.bag_controls import NAME, linear_classes
@@ -28,45 +31,43 @@ class RegionsOfBags:
     ``coverage`` is that share over the share of the region's tiles in the bag (the prevalence): 1 is chance. The
     contribution is that to the second class's score minus the first's; tiles that contribute the same count by
     their share. Beside it stand random scores, tiles near the middle of their slide (a lesion cut for a slide often
-    lies there), and the linear model on the mean of the instances, asked of every tile alone.
+    lies there), and the linear model on the mean of the instances, asked of every tile alone. Left out, and counted by
+    reason, are bags whose outlines are missing or cannot be read, without a tile in the region, and with too many.
 
     Args:
         truth: manifest column with a GeoJSON of polygons in level-0 pixels for each slide, relative to the manifest.
         column: label column of the task.
+        most: highest prevalence of a bag that counts: where much is the region, looking anywhere finds it.
     """
 
-    def __init__(self, truth: str = "truth", column: str = "label") -> None:
-        self.truth, self.column = truth, column
+    def __init__(self, truth: str = "truth", column: str = "label", most: float = 0.1) -> None:
+        self.truth, self.column, self.most = truth, column, most
 
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
         data = subject.data
-        if len(subject.names) != 2:
+        if not len(subject.names) == subject.task.head.out_features == 2:
             return []
         labels = data.labels("test")[self.column]
         positive = [name for name, label in zip(data.ids("test"), labels, strict=True) if label == 1]
-        linear = linear_classes(
-            subject.means("train"),
-            data.labels("train")[self.column],
-            np.concatenate([data.bag(name).features for name in positive]) if positive else subject.means("test"),
-            2,
-        )[:, 1]
         units = dict(zip(data.ids("test"), data.units("test"), strict=True))
-        rows, start = [], 0
+        rows, left_out = [], Counter[str]()
         for name in positive:
             bag = data.bag(name)
-            alone, start = linear[start : start + len(bag)], start + len(bag)
             try:
                 inside = self._inside(data.manifest, bag, data.slides(name))
             except UserError as error:  # the figures of a trained model are worth more than this one
                 print(f"left out: coverage of the region of '{name}': {error.what} ({error.where})")
+                left_out["no usable outlines"] += 1
                 continue
-            if not inside.any() or inside.all():
+            if not 0 < inside.mean() <= self.most:
+                left_out[f"prevalence above {self.most:g}" if inside.any() else "no tile in the region"] += 1
                 continue
             shares = subject.task.contributions(PackedBags.pack([bag])).astype(np.float64)
+            trained = subject.means("train"), data.labels("train")[self.column]
             scores = {
                 "": shares[:, 1] - shares[:, 0],
                 "centre": _middle(bag, data.slides(name)),
-                NAME: alone,
+                NAME: linear_classes(*trained, bag.features, 2)[:, 1],  # a bag at a time: bags are large
             }
             random = np.random.default_rng((0, len(rows))).random((RANDOM_DRAWS, len(bag)))
             share = float(inside.mean())
@@ -77,7 +78,7 @@ class RegionsOfBags:
                 row |= {f"recall{who and '.'}{who}": value, f"coverage{who and '.'}{who}": value / share}
             rows.append(row)
         if not rows:
-            print("left out: coverage of regions: no positive test bag has tiles inside and outside of one")
+            print(f"left out: coverage of regions: {dict(left_out) or 'there is no positive test bag'}")
             return []
         items = pd.DataFrame(rows)
         controls = {
@@ -87,27 +88,25 @@ class RegionsOfBags:
         metrics = [Metric("region/coverage", "median", "coverage"), Metric("region/recall", "mean", "recall")]
         prevalence = {"mean": float(items["prevalence"].mean()), "most": float(items["prevalence"].max())}
         print(f"prevalence of the region: mean {prevalence['mean']:.3f}, most {prevalence['most']:.3f}")
-        return [make_evaluation("region", items, metrics, subject.cohort(), controls, {"prevalence": prevalence})]
+        details = {"prevalence": prevalence, "left_out": dict(left_out)}
+        return [make_evaluation("region", items, metrics, subject.cohort(), controls, details)]
 
     def _inside(self, manifest: Manifest, bag: Bag, slides: tuple[tuple[str, int], ...]) -> npt.NDArray[np.bool_]:
         """[T] which tiles of a bag lie in the outlines of their slides."""
-        import shapely
-        from shapely.geometry import shape
-
-        frame = manifest.frame.set_index("id")
+        frame, where = manifest.frame.set_index("id"), str(manifest.path)
         if self.truth not in frame:
-            raise UserError(
-                f"the manifest has no column '{self.truth}'", str(manifest.path), "name that of the outlines"
-            )
+            raise UserError(f"the manifest has no column '{self.truth}'", where, "name that of the outlines")
+        if manifest.unit != bag.unit:
+            raise UserError(f"the manifest has no resolution in {bag.unit}, the unit of the features", where)
         parts, start = [], 0
         for name, tiles in slides:
             corners = bag.coordinates[start : start + tiles].astype(np.float64)
             start += tiles
+            if pd.isna(frame[self.truth][name]) or pd.isna(frame["resolution"][name]):
+                raise UserError(f"slide '{name}' has no outlines or no resolution", where)
             path, resolution = manifest.root / str(frame[self.truth][name]), float(frame["resolution"][name])
-            outlines = [shape(feature["geometry"]) for feature in _features(path)]
-            # level-0 pixels to the unit of the bag; outlines may touch or cross themselves by a rounding
-            region = shapely.make_valid(shapely.union_all(outlines)) if outlines else shapely.Polygon()
-            region = shapely.transform(region, lambda points, scale=resolution: points * scale)
+            # level-0 pixels to the unit of the bag
+            region = shapely.transform(_outlined(path), lambda points, scale=resolution: points * scale)
             boxes = shapely.box(*corners.T, *(corners.T + bag.tile_size))
             share = shapely.area(shapely.intersection(boxes, region)) / bag.tile_size**2
             parts.append(share >= INSIDE)
@@ -133,15 +132,16 @@ def _middle(bag: Bag, slides: tuple[tuple[str, int], ...]) -> FloatArray:
     return np.concatenate([-np.linalg.norm(part - part.mean(axis=0), axis=1) for part in parts])
 
 
-def _features(path: Path) -> list[dict[str, object]]:
-    """Features of a GeoJSON file.
+def _outlined(path: Path) -> shapely.Geometry:
+    """What the outlines of a GeoJSON file enclose together, level-0 pixels.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        collection = json.loads(path.read_text(encoding="utf-8"))
-        features: list[dict[str, object]] = collection["features"] if isinstance(collection, dict) else collection
-    except (OSError, ValueError, KeyError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        features = content["features"] if isinstance(content, dict) else content
+        # outlines may touch or cross themselves by a rounding
+        return shapely.union_all([shapely.make_valid(shape(feature["geometry"])) for feature in features])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
         raise UserError(f"the outlines cannot be read: {error}", str(path), "give a GeoJSON of polygons") from error
-    return features
