@@ -19,6 +19,7 @@ _NAMES = {
     "floor_colour6_hog128": "Floor: colour and HOG",
     "floor_metadata": "Floor: metadata alone",
     "retrieval": "Retrieval",
+    "ranking": "Vocabulary ranked by text",
 }
 
 
