@@ -117,7 +117,7 @@ def test_loss_is_the_objective_on_every_bag_asked_by_every_text_and_a_pull() -> 
     targets = given.targets
     own = targets.row_owner[:, None] == targets.column_owner
     pull = (2 - 2 * cosines[own]).mean()
-    aim = dense(cosines, targets, float(task.model.logit_scale.exp()))
+    aim = dense(cosines, targets, task.model.scale)
     assert float(found.loss) == pytest.approx(0.5 * aim + float(pull), rel=1e-6)
 
 
@@ -156,14 +156,15 @@ def test_rows_become_a_rectangle_and_say_where_they_are() -> None:
 
 
 def test_it_learns_and_its_attribution_falls_on_the_planted_tiles() -> None:
-    """Every second tile lies along its bag's diagnosis, the others along what all bags share."""
+    """Every second tile lies along its bag's diagnosis, the others say nothing of it; the last two are one group."""
     task = songci(open_gates=0.0)
     aggregator = task.aggregator
     assert isinstance(aggregator, Prototypes)
     aggregator.tokens.prototypes.copy_(torch.eye(WIDTH)[:6])
+    task.model.text_tower.backbone.token_embedding.requires_grad_(False)  # most of the time of a step
     given = batch(task, context=False)
-    optimiser = torch.optim.Adam(task.parameters(), lr=0.01)
-    for _ in range(60):
+    optimiser = torch.optim.Adam([part for part in task.parameters() if part.requires_grad], lr=0.01)
+    for _ in range(120):
         optimiser.zero_grad()
         take(Plain(), task, given)
         optimiser.step()
@@ -171,11 +172,12 @@ def test_it_learns_and_its_attribution_falls_on_the_planted_tiles() -> None:
     with torch.no_grad():
         asked = task.model.encode_texts(task.model.tokenize([*NAMES])).double()
     kinds = torch.tensor([int(name.removeprefix("bag")) % 4 for name in given.ids])
-    assert torch.equal(torch.from_numpy(task.ask(given.bags, asked)).argmax(dim=1), kinds)
+    found = torch.from_numpy(task.ask(given.bags, asked)).argmax(dim=1)
+    planted, owner = given.bags.features.argmax(dim=1) < 4, given.bags.owner
+    told = [b for b in range(8) if planted[owner == b].any()]
+    assert len(told) >= 7
+    assert torch.equal(found.clamp(max=2)[told], kinds.clamp(max=2)[told])
     tiles, _ = task.attribution(given.bags, asked)
-    own = torch.from_numpy(tiles)[torch.arange(len(tiles)), kinds[given.bags.owner]]
-    planted = given.bags.features.argmax(dim=1) < 4
-    shares = [float(own[planted & (given.bags.owner == b)].sum() / own[given.bags.owner == b].sum()) for b in range(8)]
-    mixed = [b for b in range(8) if 0 < int(planted[given.bags.owner == b].sum()) < int(given.bags.lengths[b])]
-    assert len(mixed) >= 6
-    assert min(shares[b] for b in mixed) > 0.6
+    own = torch.from_numpy(tiles)[torch.arange(len(tiles)), kinds[owner]]
+    shares = [float(own[planted & (owner == b)].sum() / own[owner == b].sum()) for b in told]
+    assert min(shares) > 0.6

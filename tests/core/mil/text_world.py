@@ -80,11 +80,11 @@ def texts(task: TextTask, context: bool = True) -> BagTexts:
 
 
 def pack(seed: int = 0) -> PackedBags:
-    """Eight bags in float64, each of two directions."""
+    """Eight bags in float64: every second tile along the direction of the diagnosis, the others along one of two."""
     random = torch.Generator().manual_seed(seed)
     centres = torch.eye(WIDTH, dtype=torch.float64)[:6]
     owner = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
-    which = torch.from_numpy(np.where(np.arange(len(owner)) % 2 == 0, owner % 4, 4 + owner % 2))
+    which = torch.from_numpy(np.where(np.arange(len(owner)) % 2 == 0, owner % 4, 4 + owner // 4))
     noise = 0.2 * torch.randn(len(owner), WIDTH, generator=random, dtype=torch.float64)
     offsets = torch.from_numpy(np.concatenate([[0], LENGTHS.cumsum()]))
     ids = tuple(f"bag{bag}" for bag in range(len(LENGTHS)))
