@@ -7,9 +7,11 @@ bags here, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from core.evaluation.bag_controls import NAME, linear_classes, linear_labels, linear_number, linear_risk
 from core.evaluation.bag_subject import BagSubject
@@ -98,14 +100,29 @@ class NumberOfBags:
 
 
 class SurvivalOfBags:
-    """C-index; two risk groups cut at the median risk of the training bags, with their log-rank test."""
+    """C-index; two risk groups cut at the median risk of the training bags, with their log-rank test.
+
+    A log-risk has no level and no scale of its own, so risks are told in standard deviations from the mean of the
+    training bags: only then may the bags of several folds stand in one table.
+    """
 
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
         train = subject.data.labels("train")
-        guess = linear_risk(subject.means("train"), train[TIME], train[EVENT], subject.means("test"))
-        control = bag_survival(NAME, subject.predicted(guess))
+        means = subject.means("train")
+        both = np.concatenate([means, subject.means("test")])
+        guess = linear_risk(means, train[TIME], train[EVENT], both)
+        mean, deviation = scale_of(guess[: len(means)])
+        control = bag_survival(NAME, subject.predicted((guess[len(means) :] - mean) / deviation))
         task = cast(SurvivalTask, subject.task)
-        risk = {split: task.risk(subject.values(split).astype(np.float32)) for split in ("train", "test")}
-        predicted = subject.predicted(risk["test"].astype(np.float64))
-        own = bag_survival(subject.name, predicted, float(np.median(risk["train"])), {NAME: as_control(control)})
-        return [own, control]
+        risk = {split: task.comparable(subject.values(split).astype(np.float32))[:, 0] for split in ("train", "test")}
+        mean, deviation = scale_of(risk["train"])
+        cut = (float(np.median(risk["train"])) - mean) / deviation
+        predicted = subject.predicted((risk["test"] - mean) / deviation)
+        own = bag_survival(subject.name, predicted, cut, {NAME: as_control(control)})
+        return [replace(own, details={**own.details, "risk_scale": [mean, deviation]}), control]
+
+
+def scale_of(risks: npt.ArrayLike) -> tuple[float, float]:
+    """Mean and standard deviation of risks [N]; 1 where they do not vary."""
+    values = np.asarray(risks, dtype=np.float64)
+    return float(values.mean()), float(values.std()) or 1.0

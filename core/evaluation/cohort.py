@@ -14,6 +14,8 @@ from core.evaluation.intervals import DRAWS, bootstrap, count_units
 from core.evaluation.metrics import Metric, selected, statistic
 from core.types import Evaluation, Figure, UserError
 
+NO_INTERVAL = "no interval with fewer than two independent units"  # remarks on one figure, behind what is said of all
+NO_WIDTH = "all draws agree, so the interval has no width: do not read it as certain"
 Controls = Mapping[str, Mapping[str, float]]  # control -> short name of a figure -> its value
 
 
@@ -94,11 +96,9 @@ def _figure(metric: Metric, items: pd.DataFrame, cohort: Cohort, controls: Mappi
     note = cohort.note
     if independent < 2:  # also when another part of the items has units: this figure does not
         interval = interval._replace(low=np.nan, high=np.nan)
-        note = "; ".join(filter(None, [note, "no interval with fewer than two independent units"]))
+        note = "; ".join(filter(None, [note, NO_INTERVAL]))
     elif interval.low == interval.high:  # a bootstrap cannot see what the sample does not show
-        note = "; ".join(
-            filter(None, [note, "all draws agree, so the interval has no width: do not read it as certain"])
-        )
+        note = "; ".join(filter(None, [note, NO_WIDTH]))
     return Figure(
         metric.name, *interval, n=int(chosen.sum()), units=independent, unit=cohort.unit, controls=controls, note=note
     )

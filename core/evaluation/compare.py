@@ -15,7 +15,7 @@ from core.evaluation.metrics import Metric, statistic
 from core.types import UserError
 
 # controls are the same whatever the arm: they are shown beside the figures, not compared
-_CONTROLS = ("resnet18", "floor_")
+_CONTROLS = ("resnet18", "floor_", "mean_of_instances")
 
 
 @dataclass(frozen=True)

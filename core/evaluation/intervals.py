@@ -54,6 +54,7 @@ class Summary:
     replicates: int  # seeds
     units: int
     spread: tuple[float, float]  # smallest and largest value of a replicate
+    standard_error: float  # of the mean over replicates alone; NaN for one
 
     def verdict(self, better: str) -> str:
         """``better`` or ``worse`` when the interval excludes zero, otherwise ``undecided``."""
@@ -119,16 +120,18 @@ def summarise(drawn: Draws, seed: int = 0) -> Summary:
     points, values = drawn.points, drawn.values
     replicates, value = len(points), float(points.mean())
     spread = (float(points.min()), float(points.max()))
+    error = float(points.std(ddof=1)) / replicates**0.5 if replicates > 1 else np.nan
     if drawn.units < 2 or np.isnan(values).all():
-        return Summary(value, np.nan, np.nan, np.nan, replicates, drawn.units, spread)
+        return Summary(value, np.nan, np.nan, np.nan, replicates, drawn.units, spread, error)
     there = ~np.isnan(values)
     over_units = _mean(values, there.astype(np.float64))
     chosen = _counts(np.random.default_rng([seed, 1]), replicates, len(values)) * there
     means = _mean(values, chosen)
     of_units = float(np.nanvar(over_units, ddof=1))
-    of_seeds = float(points.var(ddof=1)) / replicates if replicates > 1 else 0.0
+    of_seeds = 0.0 if np.isnan(error) else error**2
     low, high = _bounds(means, _satterthwaite(of_units, drawn.units - 1, of_seeds, replicates - 1))
-    return Summary(value, low, high, _POWER * float(np.nanstd(means, ddof=1)), replicates, drawn.units, spread)
+    detectable = _POWER * float(np.nanstd(means, ddof=1))
+    return Summary(value, low, high, detectable, replicates, drawn.units, spread, error)
 
 
 def average(several: Sequence[Draws]) -> Draws:

@@ -36,6 +36,7 @@ class PooledFigure:
     high: float
     smallest: float  # of the seeds
     largest: float
+    standard_error: float  # of the mean over seeds; NaN for one
     seeds: int
     folds: int  # runs a seed
     n: int  # items a seed
@@ -107,7 +108,8 @@ def show(figures: Sequence[PooledFigure]) -> Table:
     several = len({figure.arm for figure in figures}) > 1
     for figure in figures:
         interval = "-" if math.isnan(figure.low) else f"{figure.low:.3f} to {figure.high:.3f}"
-        seeds = f"{figure.seeds} ({figure.smallest:.3f} to {figure.largest:.3f})"
+        error = "" if math.isnan(figure.standard_error) else f", SE {figure.standard_error:.3f}"
+        seeds = f"{figure.seeds} ({figure.smallest:.3f} to {figure.largest:.3f}{error})"
         controls = ", ".join(f"{name} {value:.3f}" for name, value in figure.controls.items())
         floors = ", ".join(
             f"[bold red]BELOW FLOOR {name} {value:.3f}[/]" if name in figure.below else f"{name} {value:.3f}"
@@ -140,6 +142,7 @@ def _of_arm(arm: Arm, floors: Mapping[str, Any], draws: int) -> list[PooledFigur
                 summary.low,
                 summary.high,
                 *summary.spread,
+                summary.standard_error,
                 summary.replicates,
                 round(len(arm.runs) / len(items)),
                 round(float(np.mean([len(table) for table in items]))),

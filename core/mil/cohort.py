@@ -108,8 +108,8 @@ def joined(name: str, bags: Sequence[Bag]) -> Bag:
             f"the slides of '{name}' have tiles of {min(sizes):g} to {max(sizes):g} {bags[0].unit}",
             todo="embed them at one scale, or make a bag of each slide",
         )
-    if len(bags) == 1:
-        return replace(bags[0], id=name)
+    if len(bags) == 1:  # checked when it was read: every new Bag looks at all of its features again
+        return bags[0] if bags[0].id == name else replace(bags[0], id=name)
     features = np.concatenate([bag.features for bag in bags])
     return replace(bags[0], id=name, features=features, coordinates=np.concatenate([bag.coordinates for bag in bags]))
 

@@ -26,6 +26,7 @@ from core.types import Unit, UserError
 
 SCHEMA_VERSION = 1
 SUFFIX = ".h5"
+OTHER_LAYOUT = "choose its layout: bag_layout=trident (or clam, stamp, slide2vec)"
 CHUNK_BYTES = 1 << 20  # TRIDENT and CLAM chunk one row at a time, which is slow to read and large on disk
 
 
@@ -102,10 +103,21 @@ class EmbeddedFeatures:
             raise UserError(
                 f"'{folder}' holds no feature files (*{SUFFIX})", todo="give the folder that embed wrote into"
             )
+        if not any(map(_may_be_ours, files)):
+            raise UserError(f"'{folder}' holds {len(files)} HDF5 files, none of which 'embed' wrote", todo=OTHER_LAYOUT)
         return {path.relative_to(folder).as_posix().removesuffix(SUFFIX): path for path in files}
 
     def read(self, path: Path, id: str, resolution: float | None = None) -> Bag:
         return read_bag(path)
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Whether `embed` wrote a file; one that is damaged may be, and whoever reads it is told."""
+    try:
+        with open_hdf5(path) as file:
+            return "schema_version" in file.attrs
+    except DamagedFile:
+        return True
 
 
 def write_features(
@@ -221,7 +233,7 @@ def _attributes(file: Any, path: str | Path) -> FeatureAttributes:
         raise UserError(
             "feature file has no schema_version: it was not written by 'embed'",
             str(path),
-            "name its layout (clam, trident, stamp, slide2vec)",
+            OTHER_LAYOUT,
         )
     if version > SCHEMA_VERSION:
         raise UserError(f"feature file has schema version {version}, newer than {SCHEMA_VERSION}", str(path),

@@ -235,7 +235,16 @@ def load_trained(model: DualEncoder, file: str | Path) -> DualEncoder:
     state = read_tensors(Path(file))
     if "logit_bias" in state and model.logit_bias is None:
         model.set_temperature(1.0, 0.0)  # the objective asked for a bias in training; both values are in the file
-    _check_keys(model.state_dict(), state, str(file))
-    model.load_state_dict(state)
+    load_strictly(model, state, str(file))
     model.temperature_loaded = True
     return model
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Loads tensors into a model that must have exactly these keys and shapes.
+
+    Raises:
+        UserError: they do not fit, each listed; ``where`` says of what.
+    """
+    _check_keys(model.state_dict(), state, where)
+    model.load_state_dict(state)

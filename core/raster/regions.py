@@ -13,6 +13,9 @@ from scipy import ndimage
 
 from core.raster.grid import TileGrid
 from core.raster.reader import Raster
+from core.types import Window
+
+SLIT = 0.5  # pixels
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class AreaWriter(Protocol):
         areas: Sequence[Area],
         names: Sequence[str],
         colours: Sequence[tuple[int, int, int]],
-    ) -> None: ...
+        score: str | None = None,
+    ) -> None:
+        """Writes one file; ``score`` is what an area's number is called, where it is not the writer's own word."""
 
 
 def merge_tiles(
@@ -88,3 +93,40 @@ def merge_tiles(
             polygon = shapely.transform(union, to_pixels)
             areas.append(Area(label, polygon, len(x), float(score[y, x].mean())))
     return areas, dropped
+
+
+def merge_windows(
+    windows: Sequence[Window], scores: np.ndarray, label: int, size: tuple[int, int], limit: int
+) -> tuple[list[Area], int]:
+    """Merges tiles that share an edge, wherever they lie: features of other programs are on no common grid.
+
+    Corners in whole pixels leave slits of one between neighbours; every tile grows by half a pixel for the union, which
+    shrinks by as much afterwards.
+
+    Args:
+        windows: [N] of one class.
+        scores: [N].
+        label: number of the class.
+        size: (width, height) of level 0.
+        limit: areas kept, the largest ones.
+
+    Returns:
+        The areas by falling size, and how many were left out.
+    """
+    if not windows:
+        return [], 0
+    corners = np.array([(w.x, w.y, w.x + w.width, w.y + w.height) for w in windows])
+    low, high = corners[:, :2] - SLIT, corners[:, 2:] + SLIT
+    union = shapely.union_all(shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1]))
+    whole = shapely.simplify(shapely.buffer(union, -SLIT, join_style="mitre"), 2 * SLIT)
+    parts = shapely.get_parts(shapely.intersection(whole, shapely.box(0, 0, *size)))
+    parts = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    order = np.argsort(-shapely.area(parts), kind="stable")
+    middles = shapely.points((corners[:, :2] + corners[:, 2:]) / 2)
+    tiles, owners = shapely.STRtree(parts).query(middles, predicate="intersects")
+    areas = []
+    for part in order[:limit]:
+        mine = tiles[owners == part]
+        score = float(scores[mine].mean()) if len(mine) else float("nan")
+        areas.append(Area(label, parts[part], len(mine), score))
+    return areas, max(0, len(parts) - limit)

@@ -5,18 +5,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from core.evaluation.survival import LogRank, kaplan_meier
+from core.evaluation.survival import LogRank, kaplan_meier, log_rank
+from core.evaluation.tables import Results
 from core.report.figures import ACCENT, INK, MUTED, WARM, _plot, _style
+from core.report.wording import is_control, of_all, units
+from core.types import Figure
 
 _COLOURS = (ACCENT, WARM, "#2b8a7e", "#b4417f", "#5b7bd5", "#98a2b3")
 _TICKS = 5  # times at which a Kaplan-Meier figure counts who is at risk
+
+
+def curves_of_bags(results: Results) -> dict[str, tuple[Any, pd.DataFrame]]:
+    """What a run over bags has curves of, by name: ``roc`` of its classes, ``survival`` of its risk groups."""
+    curves = {}
+    for name, detail in results.details.items():
+        items = results.items_of(name)
+        shown = [figure for figure in results.figures if figure.name.startswith(f"{name}/")]
+        if is_control(name) or not shown:
+            continue
+        note = "; ".join(filter(None, (units(shown[0]), of_all(shown[0].note))))
+        if "class_names" in detail:
+            scores = np.stack([np.asarray(row, dtype=np.float64) for row in items["probabilities"]])
+            curves["roc"] = roc(scores, items["target"].astype(int), _legend(detail["class_names"], name, shown), note)
+        elif "risk_group" in items and items["risk_group"].notna().any():
+            time, event, group = items["time"], items["event"].astype(bool), items["risk_group"] + " risk"
+            test = log_rank(time, event, group) if group.nunique() > 1 else None
+            curves["survival"] = survival_curves(time, event, group, "time", test, note)
+    return curves
+
+
+def _legend(classes: Sequence[str], name: str, shown: Sequence[Figure]) -> dict[int, str]:
+    """Which classes get a curve, and what is written beside it; of two classes the area with its interval."""
+    if len(classes) != 2:
+        return {code: str(label).replace("_", " ") for code, label in enumerate(classes[: len(_COLOURS)])}
+    area = next((figure for figure in shown if figure.name == f"{name}/macro_auroc"), None)
+    if area is None:
+        return {1: str(classes[1])}
+    interval = "" if np.isnan(area.low) else f" ({area.low:.2f} to {area.high:.2f})"
+    return {1: f"{str(classes[1]).replace('_', ' ')}, area {area.value:.2f}{interval}"}
 
 
 def roc(

@@ -12,6 +12,7 @@ import pandas as pd
 from core.evaluation.compare import Comparison
 from core.files import atomic_write
 from core.report import figures, page
+from core.report.wording import of_all
 
 
 def write_comparison(folder: str | Path, comparison: Comparison) -> Path:
@@ -38,7 +39,7 @@ def write_comparison(folder: str | Path, comparison: Comparison) -> Path:
     context = {
         "arms": comparison.arms,
         "notes": list(
-            dict.fromkeys(part.strip() for n in values["note"] for part in n.split(";")[0].split(",") if part.strip())
+            dict.fromkeys(part.strip() for n in values["note"] for part in of_all(n).split(",") if part.strip())
         ),
         "subtitle": _subtitle(comparison),
         "summary": f"{len(decided)} of {len(differences)} differences have an interval that excludes zero."

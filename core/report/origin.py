@@ -44,9 +44,12 @@ def _chosen(folder: Path, group: str) -> str:
 def subtitle(folder: Path, config: Mapping[str, Any], restricted: bool) -> str:
     """Which run, and how it was trained, in one line."""
     parts = ["restricted data: texts, images, ids and paths are withheld"] if restricted else [folder.name]
-    objective = str(page.get(config, "objective._target_") or "").rpartition(".")[2]
+    keys = ("aggregator", "bag_task") if config.get("road") == "bags" else ("objective",)
+    learner = ", ".join(
+        name for key in keys if (name := str(page.get(config, f"{key}._target_") or "").rpartition(".")[2])
+    )
     steps, seed = page.get(config, "schedule.steps"), config.get("seed")
-    parts += [objective] if objective else []
+    parts += [learner] if learner else []
     parts += [f"{steps} optimiser steps"] if steps else []
     parts += [f"seed {seed}"] if seed is not None else []
     return " · ".join(parts)

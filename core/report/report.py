@@ -10,6 +10,7 @@ import pandas as pd
 from core.evaluation.tables import read_results
 from core.files import atomic_write
 from core.report import figures, origin, page, wording
+from core.report.bag_figures import curves_of_bags
 from core.report.gallery import Shown, load_gallery
 
 
@@ -39,6 +40,8 @@ def write_report(folder: str | Path) -> Path:
     confusion = ""
     if detail:
         confusion = figures.save(*figures.confusion(detail["confusion"], detail["class_names"]), folder, "confusion")
+    bags = page.get(config, "road") == "bags"
+    drawn = curves_of_bags(results) if bags else {}
     best, worst = ([], []) if restricted else load_gallery(folder)
     context = {
         "title": origin.title(folder, config, restricted),
@@ -53,6 +56,7 @@ def write_report(folder: str | Path) -> Path:
         "remarks": wording.remarks(shown),
         "charts": charts,
         "confusion": confusion,
+        "curves": [figures.save(plot, frame, folder, name) for name, (plot, frame) in drawn.items()],
         "best": [_thumb(item) for item in best],
         "worst": [_thumb(item) for item in worst],
         "maps": [] if restricted else _maps(folder),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from core.evaluation.cohort import NO_INTERVAL, NO_WIDTH
 from core.report import figures, page
 from core.types import Figure
 
@@ -20,12 +21,13 @@ _NAMES = {
     "floor_metadata": "Floor: metadata alone",
     "retrieval": "Retrieval",
     "ranking": "Vocabulary ranked by text",
+    "mean_of_instances": "Linear model on the mean of the instances (control)",
 }
 
 
 def is_control(name: str) -> bool:
     """Whether a figure or evaluation is a control with a table of its own."""
-    return name.startswith(("resnet18", "floor_"))
+    return name.startswith(("resnet18", "floor_", "mean_of_instances"))
 
 
 def show_name(name: str) -> str:
@@ -36,8 +38,14 @@ def show_name(name: str) -> str:
 
 def notes(shown: Sequence[Figure]) -> list[str]:
     """What the notes of figures say of all of them (synthetic, text-prompted), each once."""
-    parts = (part.strip() for figure in shown for part in figure.note.split(";")[0].split(","))
+    parts = (part.strip() for figure in shown for part in of_all(figure.note).split(","))
     return list(dict.fromkeys(part for part in parts if part))
+
+
+def of_all(note: str) -> str:
+    """The part of a figure's note that holds for the whole run; remarks on the figure itself come behind it."""
+    first = note.split(";")[0]
+    return "" if first in (NO_INTERVAL, NO_WIDTH) else first
 
 
 def headline(shown: Sequence[Figure]) -> dict[str, str] | None:

@@ -14,7 +14,7 @@ from core.data.manifest import Manifest
 from core.data.texts import Texts
 from core.mil.cohort import rows_by_name
 from core.mil.texts import BagTexts
-from core.run.inputs import caption_chooser, knowledge_path, linked
+from core.run.inputs import caption_chooser, graph_path, linked
 from core.types import UserError
 
 
@@ -30,7 +30,7 @@ def bag_texts(cfg: DictConfig, manifest: Manifest, tokenize: Callable[[list[str]
         UserError: a column is not there, or anything about the graph.
     """
     bags = one_row_a_bag(manifest, cfg.bags.of)
-    inputs = linked(cfg, bags, (), knowledge_path(cfg))
+    inputs = linked(cfg, bags, (), graph_path(cfg, manifest.path))
     describe(bags, (), (), inputs.concepts, inputs.relations.group, inputs.group_names, cfg.data.sharing)
     count = len(bags.frame)
     return BagTexts(

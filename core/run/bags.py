@@ -25,9 +25,10 @@ from core.mil.labels import bag_labels
 from core.mil.standardise import Standardised
 from core.mil.tasks.alignment import TextTask
 from core.mil.tasks.task import BagTask
+from core.run.bag_facts import facts_of, write_facts
 from core.run.bag_texts import bag_texts
 from core.run.evaluate import conclude, shareable
-from core.run.inputs import with_splits
+from core.run.inputs import phantom_manifest, with_splits
 from core.run.instantiate import instantiate
 from core.run.road import Prepared
 from core.run.status import write_status
@@ -56,13 +57,12 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
     Raises:
         UserError: anything the user can mend; see the message.
     """
-    if not cfg.manifest:
-        raise UserError("there is no table of slides", "manifest", "give manifest=<CSV with path, group, label>")
     if not cfg.bags.features:
         raise UserError("there are no features", "bags.features", "give bags.features=<folder>, as embed writes them")
     if cfg.data.external:
         raise UserError("a second set of bags cannot be evaluated", "data.external", "leave it out")
-    manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg), pictures=False)
+    path = Path(cfg.manifest) if cfg.manifest else phantom_manifest(cfg)
+    manifest = read_manifest(path, manifest_options(cfg), pictures=False)
     manifest = with_splits(cfg, manifest, folder)
     findings = audit(manifest, hash_images=False)
     refuse(findings, str(manifest.path))
@@ -105,6 +105,13 @@ def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
         name = next((name for name in (id, path, Path(str(path)).stem) if name in found), None)
         if name is not None:
             files[str(id)] = name, found[name]
+    if not files:
+        raise UserError(
+            f"no slide of the manifest has features: it names '{frame['id'].iloc[0]}' and the folder holds "
+            f"'{next(iter(found))}'",
+            str(cfg.bags.features),
+            "name slides as their features are: column id, or path with or without its ending",
+        )
     owners = Counter(name for name, _ in files.values())
     twice = next((name for name, count in owners.items() if count > 1), None)
     if twice is not None:
@@ -126,9 +133,9 @@ def class_names(cfg: DictConfig, manifest: Manifest) -> tuple[str, ...]:
     if cfg.bags.classes != "auto":
         return tuple(str(name) for name in cfg.bags.classes)
     column = next(iter(cfg.bags.columns))
-    if column not in manifest.frame:
-        raise UserError(f"the manifest has no column '{column}'", str(manifest.path),
-                        f"name it by manifest_options.columns={{{column}: ...}}")  # fmt: skip
+    if column not in manifest.frame or not manifest.frame[column].notna().any():
+        raise UserError(f"no row of the manifest has a {column}", str(manifest.path),
+                        f"fill that column, or name it by manifest_options.columns={{{column}: ...}}")  # fmt: skip
     return tuple(sorted({str(value) for value in manifest.frame[column].dropna()}))
 
 
@@ -155,6 +162,8 @@ def finish(
     subject = BagSubject(task, data, names, name, cfg.data.unit, cfg.bags.note, cfg.evaluation.rare_share)
     parts = [instantiate(part) for part in cfg.evaluation.bags.values() if part is not None]
     evaluations = shareable(cfg, [made for evaluator in parts for made in evaluator(subject)])
+    details = next((made.details for made in evaluations if made.name == name), {})
+    write_facts(folder, facts_of(data.bag(data.ids("train")[0]), names, details))
     write_results(folder, evaluations)
     write_status(folder, fates)
     return conclude(cfg, folder, evaluations, fates)

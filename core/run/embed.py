@@ -18,7 +18,9 @@ from core.raster.reader import Reader
 from core.run.embedding import Embedded, embed_slides
 from core.run.feature_files import Plan, failed_tiles, fate_of, finished, header_of, keep
 from core.run.folder import WEIGHTS
+from core.run.inputs import phantom_manifest
 from core.run.instantiate import instantiate
+from core.run.literals import escape
 from core.run.load import load_config, load_model
 from core.run.slides import (
     Source,
@@ -44,9 +46,10 @@ def run(cfg: DictConfig, folder: Path) -> int:
     """Runs the verb.
 
     Args:
-        cfg: ``run`` or ``encoder`` (a weights entry), ``input``, ``manifest``, ``reader``, ``data.resolution``,
-            ``tile.{overlap, min_coverage}``, ``space``, ``out``, ``shard``, ``batch_size``, ``workers``, ``device``,
-            ``precision``, ``dry_run``, ``debug``. The tile's size and resolution are the encoder's.
+        cfg: ``run`` or ``encoder`` (a weights entry), ``input``, ``manifest``, ``reader``,
+            ``data.{resolution, phantom}``, ``tile.{overlap, min_coverage}``, ``space``, ``out``, ``shard``,
+            ``batch_size``, ``workers``, ``device``, ``precision``, ``dry_run``, ``debug``.
+            The tile's size and resolution are the encoder's.
         folder: of the run; receives ``features/<slide>.h5`` (unless ``out`` is set), ``status.csv`` and, where a tile
             failed, ``failed_tiles.csv``.
 
@@ -58,6 +61,8 @@ def run(cfg: DictConfig, folder: Path) -> int:
             or an output that cannot be written.
     """
     reader: Reader = instantiate(cfg.reader)
+    if cfg.data.phantom and not (cfg.input or cfg.manifest):
+        cfg.manifest = escape(str(phantom_manifest(cfg)))
     found, missing, ignored = sources(cfg, reader)
     mine, missing = shard(cfg.shard, found), shard(cfg.shard, missing)
     check_tiles(cfg.tile.overlap, cfg.tile.min_coverage)

@@ -87,9 +87,11 @@ def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule,
 
 def conclude(cfg: DictConfig, folder: Path, evaluations: list[Evaluation], fates: Sequence[Fate]) -> int:
     """The end of every run that has results: report, figures, exit status."""
-    write_report(folder)
+    if cfg.evaluation.get("report", True):  # runs of an older version do not say
+        write_report(folder)
     print_figures(evaluations)
-    wide_console().print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    if (folder / "report.html").is_file():
+        wide_console().print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
     return exit_status(fates, cfg.allow_failures)
 
 

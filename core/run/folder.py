@@ -132,8 +132,15 @@ def is_done(folder: Path) -> bool:
     return read_state(folder).get("state") == "completed"
 
 
-def find(name: str, root: Path, domain: str, key: str = "run") -> Path:
+def find(name: str, root: Path, domain: str, key: str = "run", sweeps: bool = False) -> Path:
     """The folder of a trained run: a path, or ``latest`` for the domain's newest one that ended.
+
+    Args:
+        name: what the user gave.
+        root: of all runs.
+        domain: short name.
+        key: it was given for.
+        sweeps: whether the folder of a sweep will do.
 
     Raises:
         UserError: there is none.
@@ -151,10 +158,26 @@ def find(name: str, root: Path, domain: str, key: str = "run") -> Path:
     if not path.is_dir():
         raise UserError(f"{key} '{name}' does not exist", todo="give the folder of a run, or latest")
     jobs = sorted(inner.parent.relative_to(path).as_posix() for inner in path.glob(f"*/{CONFIG}"))
+    if jobs and sweeps:
+        return path
     if jobs:
         shown = ", ".join(jobs[:5]) + (" ..." if len(jobs) > 5 else "")
         raise UserError(f"{key} '{name}' is a sweep", todo=f"give one of its runs: {shown}")
     raise UserError(f"{key} '{name}' is no run folder: it has no {CONFIG}", todo="give the folder of a run, or latest")
+
+
+def members(folder: Path) -> list[Path]:
+    """The run itself, or the numbered runs of a sweep in their order.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if is_begun(folder):
+        return [folder]
+    jobs = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()] if folder.is_dir() else []
+    if not jobs:
+        raise UserError(f"'{folder}' is no run folder: it has no {CONFIG}", todo="give the folder of a trained run")
+    return sorted(jobs, key=lambda path: int(path.name))
 
 
 def _not_created(folder: Path, reason: str) -> UserError:

@@ -78,7 +78,8 @@ VERBS = {
     ),
     "predict": Help(
         "Asks text prompts of every tile of a slide. Gives a probability map as a picture with a scale bar, and areas\n"
-        "for the viewer of the domain.",
+        "for the viewer of the domain. A run over bags, or a sweep of them as an ensemble, is applied to the features\n"
+        "of new slides: one row a patient, with maps of what each tile brought where the slides are there.",
         (
             _RUN,
             _INPUT,
@@ -86,13 +87,15 @@ VERBS = {
             _TABLE,
             _RESOLUTION,
             ("threshold=X", "an area's tiles have at least this probability"),
+            ("bags.features=FOLDER", "of a run over bags: the features of the table's slides"),
             _DRY,
         ),
         (
             ("run=latest input=slide.svs", "the run's own classes"),
+            ("run=outputs/pathology/train/bags/cv manifest=new.csv bags.features=features", "an ensemble of folds"),
             ("run=latest input=slides/ 'prompts=[normal colon, an adenoma, a lymphoid follicle]'", "your own words"),
         ),
-        "maps/, tiles/, predictions.csv, prompts.json, status.csv (the fate of every file)",
+        "maps/, tiles/, predictions.csv, prompts.json, status.csv (the fate of every file); of bags also sheets/",
     ),
     "search": Help(
         "Finds the tiles of a cohort that are nearest to a text or to a picture. Keeps an index beside the features\n"

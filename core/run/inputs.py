@@ -61,30 +61,30 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
     Raises:
         UserError: anything in manifest, splits or graph that would stop or invalidate the run.
     """
-    path, graph_path = _sources(cfg)
+    path = Path(cfg.manifest) if cfg.manifest else phantom_manifest(cfg)
     manifest = read_manifest(path, manifest_options(cfg) if cfg.manifest else None, needed(cfg))
     manifest = with_splits(cfg, manifest, folder)
     findings = audit(manifest)
     refuse(findings, str(manifest.path))
-    return linked(cfg, manifest, findings, graph_path)
+    return linked(cfg, manifest, findings, graph_path(cfg, path))
 
 
-def linked(cfg: DictConfig, manifest: Manifest, findings: Sequence[Finding], graph_path: Any) -> Inputs:
+def linked(cfg: DictConfig, manifest: Manifest, findings: Sequence[Finding], graph_files: Any) -> Inputs:
     """A manifest with what the graph says of its rows.
 
     Args:
         cfg: of the run.
         manifest: with splits.
         findings: of its audit.
-        graph_path: one graph file or several; None: no graph, and rows of the same caption are a group.
+        graph_files: one graph file or several; None: no graph, and rows of the same caption are a group.
 
     Raises:
         UserError: anything in the graph or in the column ``concepts`` that is wrong.
     """
     source = cfg.data.captions.source
     graph = None
-    if graph_path:
-        graph = load_graph(graph_path, cfg.knowledge.prefix, cache_dir())
+    if graph_files:
+        graph = load_graph(graph_files, cfg.knowledge.prefix, cache_dir())
     if graph is None:
         count = len(manifest.frame)
         relations = Relations(
@@ -149,23 +149,23 @@ def caption_chooser(cfg: DictConfig, inputs: Inputs) -> CaptionChooser:
     )
 
 
-def knowledge_path(cfg: DictConfig) -> Any:
-    """The graph that a config names: a file, several, or None."""
-    return OmegaConf.to_container(cfg.knowledge, resolve=True)["path"]  # type: ignore[index,call-overload]
+def graph_path(cfg: DictConfig, manifest: Path) -> Any:
+    """The graph that a config names (a file, several, or None), or that of the domain's phantom."""
+    named = OmegaConf.to_container(cfg.knowledge, resolve=True)["path"]  # type: ignore[index,call-overload]
+    return named if named or cfg.manifest else [str(path) for path in sorted(manifest.parent.glob("*.obo"))]
 
 
-def _sources(cfg: DictConfig) -> tuple[Path, Any]:
-    """The manifest and the graph: the user's, or those of the domain's phantom."""
-    knowledge = knowledge_path(cfg)
-    if cfg.manifest:
-        return Path(cfg.manifest), knowledge
+def phantom_manifest(cfg: DictConfig) -> Path:
+    """The table of the domain's synthetic cohort, which is made when it is not there.
+
+    Raises:
+        UserError: the domain has none, or it cannot be written.
+    """
     if not cfg.data.phantom:
         raise UserError("there is no manifest", todo="give manifest=<table of pictures and captions>")
     recipe = OmegaConf.to_container(cfg.data.phantom, resolve=True)
     name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    manifest = Path(instantiate(cfg.data.phantom, folder=cache_dir() / "phantoms" / name))
-    own = sorted(manifest.parent.glob("*.obo"))
-    return manifest, knowledge or [str(path) for path in own]
+    return Path(instantiate(cfg.data.phantom, folder=cache_dir() / "phantoms" / name))
 
 
 def with_splits(cfg: DictConfig, manifest: Manifest, folder: Path) -> Manifest:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from core.run.allowlist import allowing
 from core.run.entry import SWEEP
-from core.run.folder import CONFIG
+from core.run.folder import CONFIG, members
 from core.run.instantiate import instantiate
 from core.run.named import with_packaged
 from core.run.status import STATE, read_state
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from core.models.dual_encoder import DualEncoder
+    from core.run.bag_model import BagModel
     from core.run.predict import Maps
 
 SUMMARY, WEIGHTS = "summary.json", "model.safetensors"
@@ -129,16 +130,38 @@ class Model:
         return np.stack(pixels)
 
 
-def load(run: str | Path, allow: Sequence[str] = ()) -> Model:
-    """Loads a trained run.
+def load(run: str | Path, allow: Sequence[str] = ()) -> Model | BagModel:
+    """Loads a trained run: a :class:`Model`, or where it learned from bags a :class:`core.run.bag_model.BagModel`.
 
     Args:
-        run: its folder.
+        run: its folder; of runs over bags also that of a sweep over seeds and folds, which is an ensemble.
         allow: packages beside the suite's that the run's config may call, such as that of its domain. Only who loads a
             run can say so: a config or a checkpoint of others runs none of their code.
 
     Raises:
         UserError: no run folder, no weights in it, weights that do not fit, or a package that is not allowed.
+    """
+    if learned_from_bags(run):
+        from core.run.bag_model import load_bags
+
+        return load_bags(run, allow)
+    return load_pairs(run, allow)
+
+
+def learned_from_bags(run: str | Path) -> bool:
+    """Whether a run, or the first of a sweep, learned from bags.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    return bool(load_config(members(Path(run))[0]).get("road", "pairs") == "bags")
+
+
+def load_pairs(run: str | Path, allow: Sequence[str] = ()) -> Model:
+    """Loads a run that learned from pictures with texts; see :func:`load`.
+
+    Raises:
+        UserError: as for :func:`load`, or the run learned from bags.
     """
     folder = Path(run)
     config = load_config(folder)

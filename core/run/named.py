@@ -15,7 +15,8 @@ from core.types import UserError
 
 PACKAGED = "pkg://"
 FILES = ("input", "encoder", "index", "example", "runs", "knowledge.path", "knowledge.aliases", "evaluation.hierarchy",
-         "data.external.manifest", "data.external.classes", "classes", "bags.features")  # fmt: skip
+         "data.external.manifest", "data.external.classes", "classes", "bags.features",
+         "bags.layout.patches")  # fmt: skip
 
 
 def check_named(cfg: DictConfig, domain: str, base: Path) -> None:
@@ -36,7 +37,7 @@ def check_named(cfg: DictConfig, domain: str, base: Path) -> None:
     if cfg.get("run") == LATEST:
         cfg.run = str(find(LATEST, Path(cfg.output.root), domain))
     elif cfg.get("run"):
-        find(cfg.run, Path(cfg.output.root), domain)
+        find(cfg.run, Path(cfg.output.root), domain, sweeps=cfg.trivium.verb == "predict")
     try:
         check_paths(
             cfg.get("manifest"),

@@ -88,21 +88,21 @@ def write_overlay(
         axis.imshow(thumbnail, extent=frame)
         board = probabilities[..., label]
         axis.imshow(board, extent=frame, vmin=0, vmax=1, cmap="viridis", alpha=0.65, interpolation="nearest")
-        axis.set_title(_short(names[label]), fontsize=9)
+        axis.set_title(short(names[label]), fontsize=9)
     axes[0].set_title("most probable", fontsize=9)
     for axis in axes:
         axis.set_axis_off()
     for axis in axes[:panels]:
         axis.set_xlim(0, size[0])
         axis.set_ylim(size[1], 0)
-        _draw_scale(axis, size, resolution)
+        draw_scale(axis, size, resolution)
     figure.colorbar(
         ScalarMappable(Normalize(0, 1), "viridis"), ax=list(axes), label="probability", shrink=0.6, pad=0.02
     )
     handles = [
         Patch(
             color="#{:02x}{:02x}{:02x}".format(*colours[label]),
-            label=f"{_short(names[label])} ({shares[label]:.0%} of tiles' area)",
+            label=f"{short(names[label])} ({shares[label]:.0%} of tiles' area)",
         )
         for label in shown
     ]
@@ -131,7 +131,8 @@ def class_layer(winner: np.ndarray, probabilities: np.ndarray, colours: Sequence
     return layer
 
 
-def _draw_scale(axis: Axes, size: tuple[int, int], resolution: Resolution) -> None:
+def draw_scale(axis: Axes, size: tuple[int, int], resolution: Resolution) -> None:
+    """A bar of known length in the lower left corner of a picture in level-0 pixels."""
     length, label = scale_bar(size[0] * resolution.x, resolution.unit)
     pixels = length / resolution.x
     x, y = size[0] * 0.04, size[1] * 0.96
@@ -143,5 +144,6 @@ def _draw_scale(axis: Axes, size: tuple[int, int], resolution: Resolution) -> No
     )  # fmt: skip
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name that fits above a panel."""
     return name if len(name) <= 36 else name[:35] + "…"

@@ -13,7 +13,7 @@ from core.run.literals import escape
 KEYS = ("run", "runs", "input", "manifest", "manifest_options.root", "manifest_options.table", "out", "index",
         "example", "encoder", "classes", "knowledge.path", "knowledge.aliases", "evaluation.hierarchy",
         "data.external.manifest", "data.external.root", "data.external.classes", "model.weights",
-        "bags.features")  # fmt: skip
+        "bags.features", "bags.layout.patches")  # fmt: skip
 WORDS = ("latest",)  # stand for a folder that is looked for
 DATA = "TRIVIUM_DATA"
 

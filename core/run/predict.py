@@ -1,4 +1,7 @@
-"""The `predict` verb: text prompts asked of every tile of a slide, as a picture, as areas, and as tables."""
+"""The `predict` verb: text prompts asked of every tile of a slide, as a picture, as areas, and as tables.
+
+A run that learned from bags is applied by :mod:`core.run.bag_predict`.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ from core.raster.patch import require_resolution
 from core.raster.reader import Reader, ReadError
 from core.raster.regions import AreaWriter, merge_tiles
 from core.raster.stitch import smooth, stitch
+from core.run.folder import find
 from core.run.instantiate import instantiate
-from core.run.load import Model, load
+from core.run.load import Model, learned_from_bags, load_pairs
 from core.run.overlay import class_colours, write_overlay
 from core.run.slides import (
     Source,
@@ -104,12 +108,19 @@ def run(cfg: DictConfig, folder: Path) -> int:
     Raises:
         UserError: wrong keys, no usable run, nothing to do, or an output that cannot be written.
     """
-    reader: Reader = instantiate(cfg.reader)
-    writer: AreaWriter = instantiate(cfg.areas)
     if not cfg.run:
         raise UserError("no trained run is named", "run", "give run=<folder of a trained run> or run=latest")
+    if learned_from_bags(cfg.run):
+        from core.run.bag_predict import run as of_bags  # which writes its tables as this module does
+
+        return of_bags(cfg, folder)
+    if cfg.bags.features:
+        raise UserError(f"the run '{cfg.run}' learned from pictures, not from bags", "bags.features", "leave it out")
+    find(str(cfg.run), Path(cfg.output.root), cfg.trivium.domain)  # a sweep is an ensemble of runs over bags alone
+    reader: Reader = instantiate(cfg.reader)
+    writer: AreaWriter = instantiate(cfg.areas)
     todo, missing, ignored = sources(cfg, reader)
-    model = load(cfg.run)
+    model = load_pairs(cfg.run)
     settings = Settings(cfg.tile.overlap, cfg.tile.min_coverage, bool(cfg.smoothing), cfg.threshold, cfg.batch_size)
     _check(settings)
     classes = ask_classes(model, cfg.prompts)
@@ -308,7 +319,7 @@ def write_maps(folder: Path, name: str, asked: Asked, classes: Classes, threshol
     place = pd.DataFrame([(w.x, w.y, w.width, w.height) for w in windows], columns=["x", "y", "w", "h"])
     answers = pd.DataFrame(asked.probabilities, columns=[f"probability.{text}" for text in classes.names])
     tiles = place.assign(coverage=tiled.coverage.fraction[asked.indices]).join(answers)
-    _write_tiles(folder / "tiles" / f"{name}.parquet", tiles)
+    write_tiles(folder / "tiles" / f"{name}.parquet", tiles)
     shares = np.bincount(labels, minlength=len(classes.names)) / len(labels)
     summary: dict[str, object] = {
         "tiles": len(labels),
@@ -320,7 +331,8 @@ def write_maps(folder: Path, name: str, asked: Asked, classes: Classes, threshol
     return Maps(classes.names, tiles, overlay, areas_path, summary)
 
 
-def _write_tiles(path: Path, tiles: pd.DataFrame) -> None:
+def write_tiles(path: Path, tiles: pd.DataFrame) -> None:
+    """Writes the table of a slide's tiles, with the version of its schema."""
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -20,7 +20,7 @@ from core.report.hits import PLACE, write_hits
 from core.run.embed import load_encoder
 from core.run.folder import WEIGHTS
 from core.run.instantiate import instantiate
-from core.run.load import load, load_config
+from core.run.load import load_config, load_pairs
 from core.run.overlay import class_colours
 from core.run.slides import Source, progress_bar, reason, sources
 from core.run.status import exit_status, write_status
@@ -207,7 +207,7 @@ def _query(cfg: DictConfig, reader: Reader, index: Index) -> tuple[np.ndarray, n
         own = sha256(Path(cfg.run) / WEIGHTS)
         if own != tower.weights_sha256:
             raise _other(tower, f"whose weights are {tower.weights_sha256[:12]}", f"weights {own[:12]}", cfg.run)
-        return load(cfg.run).embed_texts([cfg.query])[0], None
+        return load_pairs(cfg.run).embed_texts([cfg.query])[0], None
     with open_dict(cfg):
         cfg.space = tower.space
     encoder = load_encoder(cfg)

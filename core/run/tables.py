@@ -27,7 +27,8 @@ def check_tables(cfg: DictConfig) -> None:
     if cfg.trivium.verb in LIGHT:
         return
     if cfg.get("manifest"):
-        read_manifest(Path(cfg.manifest), manifest_options(cfg), needed(cfg), cfg.get("road") != "bags")
+        of_features = cfg.get("road") == "bags" or OmegaConf.select(cfg, "bags.features")
+        read_manifest(Path(cfg.manifest), manifest_options(cfg), needed(cfg), not of_features)
     external = OmegaConf.select(cfg, "data.external")
     if external:
         read_manifest(Path(packaged(str(external.manifest))), external_options(external))

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from core.evaluation.arms import find_arms, find_runs
+from core.evaluation.out_of_fold import write_out_of_fold
 from core.evaluation.pooled import pooled
 from core.run.evaluate import wide_console
 from core.run.instantiate import instantiate
@@ -64,6 +66,10 @@ def show(cost: Estimate) -> None:
 
 
 def after_sweep(folder: Path, cfg: DictConfig) -> None:
-    """Pools the folds of a cross-validation and prints the figures beside the stated floors."""
+    """Pools the folds of a cross-validation and prints the figures beside the stated floors; of bags also a table of
+    what was said of each by runs that had not seen it."""
     if cfg.data.split.folds and not cfg.dry_run:
         pooled(folder, console=wide_console())
+        table = write_out_of_fold(folder, find_arms(find_runs([folder])[0])[0])
+        if table is not None:
+            wide_console().print(f"out of fold: {table}", markup=False, soft_wrap=True)

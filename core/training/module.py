@@ -22,7 +22,11 @@ from core.types import Batch, UserError
 def seed_torch(seed: int, step: int, rank: int) -> None:
     """Seeds torch's generators for one step of one rank, so that dropout does not depend on what ran before."""
     state = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(state >> np.uint64(1)))
+    number = int(state >> np.uint64(1))
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # where there is none to be seeded, torch.manual_seed spends a millisecond on writing down who called it
+        torch.default_generator.manual_seed(number)
 
 
 class TrainingModule(pl.LightningModule):

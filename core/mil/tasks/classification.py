@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,3 +44,8 @@ class BagClassification(BagTask):
 
     def outcome(self, scores: Tensor) -> Tensor:
         return scores.softmax(dim=1)
+
+    def readable(self, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Less their mean over the classes: a softmax does not see what is added to every score."""
+        centred: npt.NDArray[np.float32] = shares - shares.mean(axis=1, keepdims=True)
+        return centred

@@ -48,3 +48,9 @@ class BagMultilabel(BagTask):
 
     def outcome(self, scores: Tensor) -> Tensor:
         return scores.sigmoid()
+
+    def score_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(column.removeprefix("label.") for column in self.columns)
+
+    def outcome_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"probability.{name}" for name in self.score_names(classes))

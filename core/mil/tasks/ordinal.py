@@ -52,6 +52,9 @@ class BagOrdinal(BagTask):
     def outcome(self, scores: Tensor) -> Tensor:
         return self._logarithms(scores).exp()
 
+    def score_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return ("grade",)
+
     def _logarithms(self, scores: Tensor) -> Tensor:
         return log_probabilities(scores[:, 0], self.first.to(scores.dtype), F.softplus(self.gaps.to(scores.dtype)))
 

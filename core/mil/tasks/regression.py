@@ -63,3 +63,13 @@ class BagRegression(BagTask):
 
     def outcome(self, scores: Tensor) -> Tensor:
         return scores[:, 0] * self.deviation + self.mean
+
+    def readable(self, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """In the unit of the target."""
+        return shares * np.float32(self.deviation.item())
+
+    def score_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return ("estimate",)
+
+    def outcome_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return ("estimate",)

@@ -30,6 +30,21 @@ class SurvivalTask(BagTask):
     def risk(self, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """One number a bag from what ``predict`` gave, [B]: the higher, the sooner the event is expected."""
 
+    def comparable(self, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The risk: bins of time differ between folds."""
+        return self.risk(predictions).reshape(-1, 1).astype(np.float64)
+
+    def readable(self, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Of several bins, the mean: how much a tile raises the log-odds of the event in all of them."""
+        means: npt.NDArray[np.float32] = shares.mean(axis=1, keepdims=True)
+        return means
+
+    def score_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return ("risk",)
+
+    def outcome_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return ("risk",)
+
 
 def follow_up(batch: BagBatch) -> tuple[Tensor, Tensor]:
     """Times [b] float64, since float32 could tie two that differ, and events [b] bool."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from core.mil.aggregator import Aggregator, BagOutput
     from core.mil.bags import PackedBags
     from core.mil.data import BagBatch
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What each of T tiles brought to the M scores of its bag, under the names of :meth:`BagTask.score_names`."""
+
+    weights: npt.NDArray[np.float32]  # [T] share of each tile in its bag (attention), mean over its columns
+    contributions: npt.NDArray[np.float32]  # [T, M] signed
 
 
 class BagTask(Task):
@@ -84,11 +93,35 @@ class BagTask(Task):
 
     def contributions(self, bags: PackedBags) -> npt.NDArray[np.float32]:
         """Signed share [T, K] of each tile in the K scores of its bag (the head's bias belongs to no tile)."""
+        return self._shares(bags)[1]
+
+    def explain(self, bags: PackedBags) -> Explained:
+        """Weights and contributions of every tile, from one forward, as a person can read them."""
+        weights, shares = self._shares(bags)
+        return Explained(weights.reshape(len(weights), -1).mean(axis=1), self.readable(shares))
+
+    def readable(self, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Contributions [T, M] that mean something alone, from the shares [T, K] in the scores of the head."""
+        return shares
+
+    def score_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names [M] of what :meth:`explain` explains; of a class where there are classes."""
+        return tuple(classes)
+
+    def outcome_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names of the columns of :meth:`comparable`."""
+        return tuple(f"probability.{name}" for name in classes)
+
+    def comparable(self, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Of what ``predict`` gave, the columns that mean the same in a run on other folds: [B, O]."""
+        return predictions.reshape(len(predictions), -1).astype(np.float64)
+
+    def _shares(self, bags: PackedBags) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Weights [T] or [T, C], and contributions [T, K]."""
         with evaluating(self), torch.no_grad():
             output = self.aggregator(bags)
-            shares: npt.NDArray[np.float32]
-            shares = self.aggregator.contributions(output, self.head.weight).float().cpu().numpy()
-        return shares
+            shares = self.aggregator.contributions(output, self.head.weight)
+        return output.weights.float().cpu().numpy(), shares.float().cpu().numpy()
 
     def exported(self) -> nn.Module:
         return self

@@ -50,7 +50,8 @@ def not_claimed(path: Path, layout: str) -> UserError:
     """The error for a file or folder that is not of the layout that was named."""
     found = looks_like(path)
     return UserError(
-        f"'{path}' holds no features of {layout}: {found}", todo="name the layout that it is, or another folder"
+        f"'{path}' holds no features of {layout}: {found}",
+        todo="choose the layout that it is (bag_layout=), or another folder",
     )
 
 

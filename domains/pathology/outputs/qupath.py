@@ -48,6 +48,7 @@ class QuPathGeoJson:
         areas: Sequence[Area],
         names: Sequence[str],
         colours: Sequence[tuple[int, int, int]],
+        score: str | None = None,
     ) -> None:
         """Writes one file.
 
@@ -57,6 +58,7 @@ class QuPathGeoJson:
             areas: in level-0 pixels.
             names: of the classes, by label.
             colours: of the classes, RGB 0 to 255.
+            score: what an area's number is called here, instead of the writer's own word.
 
         Raises:
             UserError: the file cannot be written.
@@ -65,7 +67,8 @@ class QuPathGeoJson:
         collection = {
             "type": "FeatureCollection",
             "features": [
-                _feature(area, origin, raster, names[area.label], colours[area.label], self.score) for area in areas
+                _feature(area, origin, raster, names[area.label], colours[area.label], score or self.score)
+                for area in areas
             ],
         }
         with atomic_write(path) as temporary:

@@ -48,7 +48,7 @@ def plan(patients: int, leaves: Sequence[Leaf], rng: np.random.Generator) -> tup
     tumours = [code for code, leaf in enumerate(leaves) if leaf.growth]
     plans = []
     number = 0
-    for split, count in _split_sizes(patients):
+    for split, count in split_sizes(patients):
         slides = [
             (f"P{number + k + 1:03d}", f"P{number + k + 1:03d}-{'AB'[s]}")
             for k in range(count)
@@ -62,7 +62,7 @@ def plan(patients: int, leaves: Sequence[Leaf], rng: np.random.Generator) -> tup
     return tuple(plans)
 
 
-def _split_sizes(patients: int) -> list[tuple[Split, int]]:
+def split_sizes(patients: int) -> list[tuple[Split, int]]:
     test = max(3, round(patients * SHARES[2][1]))
     val = max(2, round(patients * SHARES[1][1]))
     return [("train", patients - val - test), ("val", val), ("test", test)]

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from core.types import UserError
 from domains.pathology.phantom import slides
 from domains.pathology.phantom.captions import compose
 from domains.pathology.phantom.cohort import SlidePlan, plan
-from domains.pathology.phantom.diseases import Leaf, leaves, to_obo
+from domains.pathology.phantom.diseases import Concept, Leaf, leaves, to_obo
 from domains.pathology.phantom.tissue import MPP, Stain
 
+MANIFEST = "manifest.csv"
 COLUMNS = ("path", "id", "slide", "group", "label", "concepts", "caption", "x", "y", "w", "h", "mpp", "split")
 
 
@@ -44,23 +45,42 @@ def make(folder: str | Path, seed: int = 0, patients: int = 48, linked: bool = T
     Raises:
         UserError: too few patients, or the folder cannot be written.
     """
-    recipe = {"phantom": "pathology", "seed": seed, "patients": patients, "linked": linked, "drawing": _own_code()}
-    name = f"pathology-{'linked' if linked else 'unlinked'}-{patients}-seed{seed}-{recipe['drawing']}"
-    manifest = Path(folder) / name / "manifest.csv"
-    if manifest.is_file():
-        return manifest
+    kind = f"{'linked' if linked else 'unlinked'}-{patients}-seed{seed}"
     plans = plan(patients, leaves(linked), np.random.default_rng((seed, 0)))
+    recipe = {"phantom": "pathology", "seed": seed, "patients": patients, "linked": linked}
+    return publish(folder, f"pathology-{kind}", recipe, lambda made: _write(made, plans, linked, seed)) / MANIFEST
+
+
+def publish(folder: str | Path, name: str, recipe: Mapping[str, object], write: Callable[[Path], None]) -> Path:
+    """Makes a cohort in a folder of its own below ``folder``, or takes the one that the same drawing made there.
+
+    Args:
+        folder: where cohorts are kept; made when it is not there.
+        name: of the cohort; a hash of the drawing is added.
+        recipe: kept beside the cohort as ``recipe.json``.
+        write: fills a folder; what it made appears at once, renamed into its place.
+
+    Returns:
+        The cohort's folder.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    drawing = _own_code()
+    place = Path(folder) / f"{name}-{drawing}"
+    if (place / MANIFEST).is_file():
+        return place
     try:
-        manifest.parent.parent.mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}-"))
         try:
-            _write(made, plans, leaves(linked), seed)
-            (made / "phantom.obo").write_text(to_obo(linked), encoding="utf-8")
-            (made / "recipe.json").write_text(json.dumps({"synthetic": True, **recipe}, indent=2) + "\n")
+            write(made)
+            told = {"synthetic": True, **recipe, "drawing": drawing}
+            (made / "recipe.json").write_text(json.dumps(told, indent=2) + "\n")
             made.chmod(0o755)
-            os.rename(made, manifest.parent)
+            os.rename(made, place)
         except OSError:
-            if not manifest.is_file():  # another process may have been quicker with the same recipe
+            if not (place / MANIFEST).is_file():  # another process may have been quicker with the same recipe
                 raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
@@ -69,13 +89,15 @@ def make(folder: str | Path, seed: int = 0, patients: int = 48, linked: bool = T
             f"cannot write the phantom to '{folder}': {error.strerror or error}",
             todo="free space or choose a writable folder",
         ) from error
-    return manifest
+    return place
 
 
-def _write(folder: Path, plans: Sequence[SlidePlan], classes: Sequence[Leaf], seed: int) -> None:
+def _write(folder: Path, plans: Sequence[SlidePlan], linked: bool, seed: int) -> None:
+    classes = leaves(linked)
     (folder / "slides").mkdir()
     (folder / "truth").mkdir()
-    with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
+    (folder / "phantom.obo").write_text(to_obo(linked), encoding="utf-8")
+    with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         for number, slide in enumerate(track(plans, "drawing the phantom's slides", transient=True)):
@@ -83,7 +105,7 @@ def _write(folder: Path, plans: Sequence[SlidePlan], classes: Sequence[Leaf], se
             places, brush, words = (np.random.default_rng((seed, stream, number)) for stream in (2, 3, 4))
             drawn = slides.draw(slide, classes, stain, places, brush)
             slides.write(folder / "slides" / f"{slide.name}.tiff", drawn.pixels)
-            truth = json.dumps(_geojson(slide, drawn, classes))
+            truth = json.dumps(outlines(slide, drawn, classes))
             (folder / "truth" / f"{slide.name}.geojson").write_text(truth + "\n")
             table.writerows(_rows(slide, drawn, classes, words))
 
@@ -115,10 +137,14 @@ def _rows(
     return rows
 
 
-def _geojson(plan: SlidePlan, drawn: slides.Slide, classes: Sequence[Leaf]) -> dict[str, object]:
-    """Outlines as QuPath reads them."""
+def outlines(
+    plan: SlidePlan, drawn: slides.Slide, classes: Sequence[Leaf], family: Concept | None = None
+) -> dict[str, object]:
+    """Outlines of a slide's lesions (of those of one family) as QuPath reads them, level-0 pixels."""
     features = []
     for code, outline in zip(plan.leaves, drawn.outlines, strict=True):
+        if family is not None and classes[code].family != family:
+            continue
         clipped = np.clip(outline, 0, (slides.WIDTH_PX, slides.HEIGHT_PX)).round(1).tolist()
         concept = classes[code].concept
         features.append(

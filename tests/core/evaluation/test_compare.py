@@ -208,6 +208,8 @@ def test_folds_are_pooled_before_a_figure_is_computed(tmp_path: Path, capsys: py
     assert (figure.seeds, figure.folds, figure.n) == (2, 3, len(right["0/None"]))
     assert figure.below == ("colour6",)
     assert figure.smallest <= figure.value <= figure.largest
+    half = (figure.largest - figure.smallest) / 2  # of two seeds the deviation is |a - b| / sqrt(2)
+    assert figure.standard_error == pytest.approx(half)
     said = " ".join(capsys.readouterr().out.split())
     assert "BELOW" in said
     with open(tmp_path / "pooled.csv", newline="") as file:

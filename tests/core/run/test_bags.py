@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
 from core.evaluation.tables import read_results
-from core.mil.features import FeatureAttributes, write_features
 from core.run.compose import CONF
 from core.run.entry import main
 from tests.core.data.cohort import DATA, needs_data
+from tests.core.run.bag_cohort import write_cohort
 
 SHORT = ["schedule.steps=60", "schedule.warmup_steps=5", "optimiser.lr=0.003", "aggregator.hidden=[16]"]
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 patients with a slide or two of 20 to 60 tiles; in tumours three tiles of a slide are of another kind."""
-    folder, random = tmp_path_factory.mktemp("cohort"), np.random.default_rng(0)
-    lines = ["path,id,group,split,label,time,event"]
-    for patient in range(48):
-        tumour, split = patient % 2, ("train", "train", "val", "test")[patient // 2 % 4]
-        time, event = (30 if tumour else 60) + int(random.integers(20)), int(random.random() < 0.8)
-        for slide in range(1 + patient % 2):
-            name = f"p{patient}s{slide}"
-            (folder / f"{name}.svs").write_text(name)  # training looks at features alone
-            features = random.normal(size=(int(random.integers(20, 60)), 8))
-            features[: 3 * tumour, 0] += 6
-            attributes = FeatureAttributes(
-                name, "toy@1", "0" * 64, "pooled", "float32", 0.5, 0.5, "test", "um", 9000, 9000, 64, 1.0, 0.0, 0.1,
-                len(features), 1,
-            )  # fmt: skip
-            corners = 128 * np.stack([np.arange(len(features)), np.zeros(len(features), int)], axis=1)
-            stored = f"{name}.svs" if slide else name  # embed names a file after the path, others after the id
-            write_features(folder / "features" / f"{stored}.h5", corners, features.astype(np.float16), attributes)
-            lines.append(f"{name}.svs,{name},p{patient},{split},{('normal', 'tumour')[tumour]},{time},{event}")
-    (folder / "slides.csv").write_text("\n".join(lines) + "\n")
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder)
     return folder
 
 
@@ -62,12 +45,35 @@ def test_a_planted_tile_is_found_beside_the_mean_of_instances(cohort: Path, tmp_
     assert (run / "report.html").is_file()
 
 
+def test_tiles_that_contribute_most_cover_the_outlined_region(cohort: Path, tmp_path: Path) -> None:
+    keys = ["+evaluator@evaluation.bags.regions=bag_regions", "aggregator=gated_abmil", "schedule.steps=150"]
+    status, run = train(cohort, tmp_path, *keys)
+    assert status == 0
+    results = read_results(run)
+    items = results.items_of("region")
+    slides = {row["path"]: int(row["tiles"]) for row in _rows(run / "status.csv")}
+    for _, row in items.iterrows():  # two slides, three tiles of each: an outline read in another frame has others
+        tiles = [slides[f"{row['id']}s{slide}"] for slide in range(2)]
+        assert row["prevalence"] == pytest.approx(6 / sum(tiles))
+    coverage = next(figure for figure in results.figures if figure.name == "region/coverage")
+    assert coverage.value > 3
+    assert coverage.controls["random"] == pytest.approx(1, abs=0.25)
+    assert coverage.controls["centre"] < 1  # the planted tiles are at the left edge
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def test_survival_by_cox_needs_whole_batches_and_ranks_patients(cohort: Path, tmp_path: Path) -> None:
     status, run = train(cohort, tmp_path, "bag_task=cox", "step=plain")
     assert status == 0
     index = next(figure for figure in read_results(run).figures if figure.name == "patient/c_index")
     assert index.value > 0.65  # tumours have the event first; twelve patients leave a wide interval
     assert index.controls["chance"] == 0.5
+    assert {"high risk", "low risk"} >= set(pd.read_csv(run / "figures" / "survival.csv")["group"])
+    assert (run / "figures" / "survival.pdf").is_file()
 
 
 def test_a_slide_without_features_is_named_and_the_run_goes_on(cohort: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.mil.features import FeatureAttributes, write_features
+from tests.core.run.bag_cohort import write_slide_features
 
 WIDTH = 16
 FAMILIES = {
@@ -38,27 +38,7 @@ def write_text_cohort(folder: Path, patients: int = 64, seed: int = 0) -> Path:
             size=(tiles, WIDTH)
         )
         features[:4] = directions[number] + 0.15 * random.normal(size=(4, WIDTH))
-        attributes = FeatureAttributes(
-            name,
-            "toy@1",
-            "0" * 64,
-            "pooled",
-            "float32",
-            0.5,
-            0.5,
-            "test",
-            "um",
-            9000,
-            9000,
-            64,
-            1.0,
-            0.0,
-            0.1,
-            tiles,
-            1,
-        )
-        corners = 128 * np.stack([np.arange(tiles), np.zeros(tiles, int)], axis=1)
-        write_features(folder / "features" / f"{name}.h5", corners, features.astype(np.float16), attributes)
+        write_slide_features(folder, name, features.astype(np.float16))
         (folder / f"{name}.svs").write_text(name)
         findings = "" if patient % 8 == 7 else f"a {LOOKS[family]}"
         lines.append(f"{name}.svs,{name},p{patient},{split},a slide of {DISEASES[number]},{findings}")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -19,86 +16,17 @@ from domains.pathology.features.clam import ClamFeatures
 from domains.pathology.features.slide2vec import Slide2VecFeatures
 from domains.pathology.features.stamp import StampFeatures
 from domains.pathology.features.trident import TridentFeatures
-from tests.core.mil.test_features import ATTRIBUTES
-
-MPP, SIDE_PX = 0.25, 448  # level-0 pixels of a tile: 112 microns, 224 px at 0.5
-TILES = 30
-
-
-def slide() -> tuple[np.ndarray, np.ndarray]:
-    """Corners in level-0 pixels and features that float16 holds exactly."""
-    rng = np.random.default_rng(0)
-    cells = rng.choice(100, TILES, replace=False)
-    corners = np.stack([cells % 10, cells // 10], 1).astype(np.int64) * SIDE_PX
-    return corners, rng.normal(size=(TILES, 6)).astype(np.float16)
-
-
-def clam(folder: Path, **changed: Any) -> Path:
-    corners, features = slide()
-    for name in ("FEATURES/h5_files", "patches"):
-        (folder / name).mkdir(parents=True)
-    with h5py.File(folder / "FEATURES" / "h5_files" / "s1.h5", "w") as file:
-        file.create_dataset("features", data=features.astype(np.float32), chunks=(1, 6))
-        file.create_dataset("coords", data=changed.get("coords", corners.astype(np.int32)), chunks=(1, 2))
-    with h5py.File(folder / "patches" / "s1.h5", "w") as file:
-        data = file.create_dataset("coords", data=changed.get("tiled", corners))
-        data.attrs.update(
-            {"patch_size": 224, "patch_level": 1, "downsample": (2.0, 2.0), "level_dim": (9000, 7000), "name": "s1",
-             "downsampled_level_dim": (4500, 3500), "save_path": "patches", **changed.get("tags", {})}
-        )  # fmt: skip
-    return folder / "FEATURES"
-
-
-def trident(folder: Path, **changed: Any) -> Path:
-    corners, features = slide()
-    place = folder / "20x_224px_0px_overlap" / "features_uni_v1"
-    place.mkdir(parents=True)
-    with h5py.File(place / "s1.h5", "w") as file:
-        file["features"] = changed.get("features", features)
-        file["features"].attrs.update({"encoder": "uni_v1", "name": "s1", "savetodir": str(place)})
-        file.create_dataset("coords", data=changed.get("coords", corners))
-        file["coords"].attrs.update(
-            {"patch_size": 224, "patch_size_level0": SIDE_PX, "overlap": 0, "target_magnification": 20,
-             "level0_magnification": 40, "level0_width": 9000, "level0_height": 7000, "name": "s1",
-             **changed.get("tags", {})}
-        )  # fmt: skip
-    return place
-
-
-def stamp(folder: Path, **changed: Any) -> Path:
-    corners, features = slide()
-    place = folder / "uni-0123abcd"
-    place.mkdir(parents=True)
-    with h5py.File(place / "s1.h5", "w") as file:
-        file["feats"] = features
-        file["coords"] = changed.get("coords", (corners * MPP).astype(np.float32))
-        tags = {"stamp_version": "2.5.0", "extractor": "uni", "unit": "um", "tile_size_um": 112.0, "tile_size_px": 224,
-                "code_hash": "0123abcd", "feat_type": "tile"}  # fmt: skip
-        file.attrs.update(changed["only"] if "only" in changed else {**tags, **changed.get("tags", {})})
-    return place
-
-
-def slide2vec(folder: Path, **changed: Any) -> Path:
-    corners, features = slide()
-    for name in ("tile_embeddings", "tiles"):
-        (folder / name).mkdir(parents=True)
-    kind = changed.get("kind", "pt")
-    if kind == "pt":
-        torch.save(torch.from_numpy(changed.get("features", features)), folder / "tile_embeddings" / "s1.pt")
-    else:
-        np.savez_compressed(folder / "tile_embeddings" / "s1.npz", features=features)
-    said = {"sample_id": "s1", "artifact_type": "tile_embeddings", "encoder_name": "uni", "requested_spacing_um": 0.5,
-            "tile_size_lv0": SIDE_PX, "num_tiles": TILES, "feature_dim": 6, **changed.get("said", {})}  # fmt: skip
-    (folder / "tile_embeddings" / "s1.meta.json").write_text(json.dumps(said))
-    np.savez_compressed(
-        folder / "tiles" / "s1.coordinates.npz", x=corners[:, 0], y=corners[:, 1],
-        tile_index=np.arange(TILES, dtype=np.int32), tissue_fractions=np.ones(TILES, np.float32),
-    )  # fmt: skip
-    scale = {"slide": {"dimensions": [9000, 7000], "base_spacing_um": changed.get("mpp", MPP)},
-             "tiling": {"requested_tile_size_px": 224, "tile_size_lv0": SIDE_PX}}  # fmt: skip
-    (folder / "tiles" / "s1.coordinates.meta.json").write_text(json.dumps(scale))
-    return folder
-
+from tests.domains.pathology.twins import (
+    ATTRIBUTES_AT_MPP,
+    MPP,
+    SIDE_PX,
+    TILES,
+    clam,
+    slide,
+    slide2vec,
+    stamp,
+    trident,
+)
 
 Maker = Callable[..., Path]
 LAYOUTS: dict[str, tuple[FeatureLayout, Maker, float | None]] = {
@@ -127,9 +55,6 @@ def test_twins_of_every_layout_are_the_bag_of_our_own(tmp_path: Path, name: str)
     assert np.array_equal(bag.coordinates, own.coordinates)
     assert np.array_equal(bag.features, own.features)
     assert bag.encoder == ("uni_v1" if name == "trident" else "uni")
-
-
-ATTRIBUTES_AT_MPP = type(ATTRIBUTES)(**{**vars(ATTRIBUTES), "resolution_x": MPP, "resolution_y": MPP})
 
 
 def test_what_we_write_reads_as_tridents(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_both_settings_have_the_same_items(tmp_path: Path) -> None:
     for linked in (True, False):
         made = tmp_path / str(linked)
         made.mkdir()
-        phantom._write(made, plans, leaves(linked), seed=5)
+        phantom._write(made, plans, linked, seed=5)
         tables.append(pd.read_csv(made / "manifest.csv")[same])
     pd.testing.assert_frame_equal(*tables)
     assert sha256(tmp_path / "True" / tables[0]["path"][0]) != sha256(tmp_path / "False" / tables[0]["path"][0])

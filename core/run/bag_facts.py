@@ -1,0 +1,71 @@
+"""What a trained run over bags must remember beside its weights to be applied to new bags: ``model.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from core.evaluation.tables import write_json
+from core.mil.bags import Bag
+from core.mil.cohort import Kind, kind_of
+from core.types import UserError
+
+FACTS = "model.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found in the training and validation bags, never in the tested ones."""
+
+    width: int  # of the features
+    encoder: str  # that made them
+    unit: str  # of their coordinates
+    classes: tuple[str, ...]  # in the order of their numbers; empty for tasks without
+    threshold: float | None  # on the second of two classes, best on the validation bags; None where they had one class
+    cut: float | None  # risks above it are the group "high": the median of the training bags, on the scale below
+    risk_scale: tuple[float, float] | None  # mean and deviation of the training bags' risks
+
+    @property
+    def kind(self) -> Kind:
+        """What a bag must be for the run to take it."""
+        return self.width, self.encoder, self.unit
+
+
+def facts_of(bag: Bag, classes: tuple[str, ...], details: Mapping[str, Any]) -> Facts:
+    """The facts of a run.
+
+    Args:
+        bag: any training bag; all are of one kind.
+        classes: their names.
+        details: of the evaluation of the run's own bags, where the evaluator left its threshold or cut.
+    """
+    scale = details.get("risk_scale")
+    return Facts(
+        *kind_of(bag), classes, details.get("threshold"), details.get("cut"), None if scale is None else tuple(scale)
+    )
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    """Writes ``model.json`` of a run."""
+    write_json(folder / FACTS, {"schema_version": SCHEMA_VERSION, **asdict(facts)})
+
+
+def read_facts(folder: Path) -> Facts:
+    """``model.json`` of a run.
+
+    Raises:
+        UserError: it is not there (the run did not end), or was written by a newer version.
+    """
+    path = folder / FACTS
+    if not path.is_file():
+        raise UserError(f"the run '{folder}' has no {FACTS}", todo="it did not end: go on with resume=<that folder>")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    version = stored.pop("schema_version")
+    if version > SCHEMA_VERSION:
+        raise UserError(f"'{path}' has schema version {version}, newer than {SCHEMA_VERSION}", todo="update trivium")
+    scale = stored["risk_scale"]
+    return Facts(**{**stored, "classes": tuple(stored["classes"]), "risk_scale": scale and (scale[0], scale[1])})

@@ -1,0 +1,232 @@
+"""``predict`` with runs over bags: a frozen run or ensemble applied to new slides, with what each tile brought."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from core.data.manifest import Manifest
+from core.files import atomic_write
+from core.mil.bags import Bag
+from core.mil.cohort import joined, rows_by_name
+from core.mil.tasks.task import Explained
+from core.raster.reader import Reader
+from core.raster.regions import AreaWriter
+from core.run.bag_maps import Placed, place, write_pictures
+from core.run.bag_model import BagModel, load_bags
+from core.run.bags import Slides, slides_of
+from core.run.instantiate import instantiate
+from core.run.literals import escape
+from core.run.predict import OVERVIEW_PX
+from core.run.slides import print_fates, progress_bar, reason
+from core.run.status import exit_status, write_status
+from core.run.tables import manifest_options, read_manifest
+from core.types import Fate, UserError
+
+SAMPLE = 3  # patients predicted in a dry run, to time it
+
+
+@dataclass(frozen=True)
+class Patient:
+    """The slides of one group of the manifest."""
+
+    name: str
+    rows: list[int]  # of the slides that can be used
+    bags: list[Bag]  # theirs
+    reasons: dict[int, str]  # why the others cannot
+
+    @property
+    def tiles(self) -> int:
+        return sum(map(len, self.bags))
+
+    def refused(self, why: str) -> Patient:
+        """The same patient without any slide of use."""
+        return Patient(self.name, [], [], {**self.reasons, **dict.fromkeys(self.rows, why)})
+
+
+def run(cfg: DictConfig, folder: Path) -> int:
+    """Applies a run over bags, or all runs of a sweep as one ensemble, to the slides of a manifest without labels.
+
+    Args:
+        cfg: ``run`` (a run or a sweep), ``manifest``, ``manifest_options``, ``bags.{features, layout}``, ``reader``,
+            ``areas``, ``allow_failures``, ``dry_run``, ``debug``.
+        folder: of the run; receives ``predictions.csv`` (one row a patient), ``status.csv`` (one a slide), and of every
+            slide whose file can be opened ``maps/<slide>.{png,geojson}``, ``sheets/<slide>.png`` and
+            ``tiles/<slide>.parquet``. A slide without a readable file is predicted all the same: it is counted.
+
+    Returns:
+        0, or 3 when a slide was refused.
+
+    Raises:
+        UserError: wrong keys, runs that are no ensemble, a manifest or features that are not there.
+    """
+    _check(cfg)
+    model = load_bags(cfg.run)
+    manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg), pictures=False)
+    manifest = manifest.with_frame(manifest.frame[manifest.frame["path"].notna()])
+    slides = slides_of(_of_new_slides(model, cfg), manifest)
+    pictures = Pictures(instantiate(cfg.reader), instantiate(cfg.areas), manifest, folder, model, cfg.debug)
+    ids, groups = (manifest.frame[name].astype(str).tolist() for name in ("id", "group"))
+    lines: list[dict[str, object]] = []
+    fates: dict[int, Fate] = {}
+    seconds, asked, tiles = 0.0, 0, 0
+    began = time.perf_counter()
+    with progress_bar() as bar:
+        task = bar.add_task("patients", total=len(set(groups)))
+        for patient in _patients(model, slides, ids, groups):
+            start = time.perf_counter()
+            tiles += patient.tiles
+            told = dict.fromkeys(patient.rows, "")
+            if not (cfg.dry_run and len(lines) == SAMPLE):
+                try:
+                    whole = _bags_of(model, patient)
+                    if whole:
+                        mean = np.mean([model.outcome(bag) for bag in whole], axis=0)
+                        lines.append({"group": patient.name, **_counts(patient), **model.row(mean)})
+                        told = told if cfg.dry_run else pictures.write(patient, whole)
+                except UserError as error:  # tiles of two scales, or more of them than the aggregator can take
+                    patient = patient.refused(reason(error))
+                seconds, asked = seconds + time.perf_counter() - start, asked + patient.tiles
+            fates |= {row: Fate(ids[row], "refused", why, {"tiles": 0}) for row, why in patient.reasons.items()}
+            for row, found in zip(patient.rows, patient.bags, strict=True):
+                fates[row] = Fate(ids[row], "ok", "", {"tiles": len(found), "no_map": told[row]})
+            bar.advance(task)
+    ordered = [fates[row] for row in sorted(fates)]
+    print_fates(ordered, ())
+    if cfg.dry_run:
+        reading = time.perf_counter() - began - seconds
+        print(f"hours: {(reading + seconds * tiles / max(asked, 1)) / 3600:.3g}")
+        print(f"gb: {(tiles * (6 + len(model.score_names)) * 8 + 6 * OVERVIEW_PX**2 * len(ordered)) / 1e9:.3g}")
+        return exit_status(ordered, cfg.allow_failures)
+    columns = ["group", "slides", "refused_slides", "tiles"]
+    with atomic_write(folder / "predictions.csv") as temporary:
+        (pd.DataFrame(lines) if lines else pd.DataFrame(columns=columns)).to_csv(temporary, index=False)
+    write_status(folder, ordered)
+    _tell(model, len(set(groups)), len(lines), ordered)
+    return exit_status(ordered, cfg.allow_failures)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Writes what the tiles of a patient's slides brought, where the slides are there."""
+
+    reader: Reader
+    writer: AreaWriter
+    manifest: Manifest
+    folder: Path
+    model: BagModel
+    debug: bool
+
+    def write(self, patient: Patient, whole: Sequence[Bag]) -> dict[int, str]:
+        """The pictures of every slide; why there are none, by row (empty where there are)."""
+        parts = [self.model.explain(bag) for bag in whole]
+        ends = np.cumsum([len(bag) for bag in patient.bags])[:-1]
+        weights = np.split(np.concatenate([part.weights for part in parts]), ends)
+        contributions = np.split(np.concatenate([part.contributions for part in parts]), ends)
+        told = {}
+        for row, bag, mine, shares in zip(patient.rows, patient.bags, weights, contributions, strict=True):
+            told[row] = self._slide(row, bag, Explained(mine, shares))
+        return told
+
+    def _slide(self, row: int, bag: Bag, explained: Explained) -> str:
+        path, resolution = self.manifest.file(row), self.manifest.frame["resolution"].iloc[row]
+        name = safe_name(bag.id)
+        if not path.is_file():
+            return "the slide is not there"
+        try:
+            with self.reader.open(path, None if np.isnan(resolution) else float(resolution)) as raster:
+                placed = Placed(place(bag, raster), explained, self.model.score_names)
+                title = bag.id if len(self.model.members) == 1 else f"{bag.id}, {len(self.model.members)} runs"
+                write_pictures(self.folder, name, raster, placed, self.writer, title)
+        except UserError as error:  # a prediction without a picture is still a prediction
+            return reason(error)
+        except Exception as error:  # a slide that no one foresaw must not end a run over ten thousand
+            if self.debug:
+                raise
+            return reason(error)
+        return ""
+
+
+def safe_name(id: str) -> str:
+    """The id of a slide as the name of a file below a folder; parts of its path stay folders."""
+    parts = [part for part in PurePosixPath(id.replace("\\", "/")).parts if part not in ("/", "..")]
+    return "/".join(part.replace(":", "_") for part in parts)
+
+
+def _check(cfg: DictConfig) -> None:
+    for key in ("input", "prompts"):
+        if cfg[key]:
+            raise UserError(f"{key} is for runs on pictures; this one learned from bags", key,
+                            "give manifest= and bags.features=")  # fmt: skip
+    if not cfg.manifest:
+        raise UserError("there is no table of slides", "manifest", "give manifest=<CSV with path and group>")
+    if not cfg.bags.features:
+        raise UserError("there are no features", "bags.features", "give bags.features=<folder>, as embed writes them")
+
+
+def _of_new_slides(model: BagModel, cfg: DictConfig) -> DictConfig:
+    """The config of the run with the features of the new slides."""
+    config: DictConfig = model.config.copy()
+    config.bags.features = escape(str(cfg.bags.features))
+    if cfg.bags.layout:
+        config.bags.layout = cfg.bags.layout
+    return config
+
+
+def _patients(model: BagModel, slides: Slides, ids: Sequence[str], groups: Sequence[str]) -> Iterator[Patient]:
+    """The slides of each group, read one patient at a time."""
+    for name, rows in rows_by_name(groups).items():
+        good: list[int] = []
+        bags: list[Bag] = []
+        reasons: dict[int, str] = {}
+        for row in rows:
+            try:
+                bag = slides(ids[row])
+                model.require(bag)
+            except (UserError, OSError) as error:
+                reasons[row] = reason(error) if isinstance(error, UserError) else str(error)
+            else:
+                good.append(row)
+                bags.append(replace(bag, id=ids[row]))
+        yield Patient(name, good, bags, reasons)
+
+
+def _bags_of(model: BagModel, patient: Patient) -> list[Bag]:
+    """What the model takes of a patient: one bag of all slides, or each slide where it learned from slides.
+
+    Raises:
+        UserError: the slides were cut at different scales.
+    """
+    if not patient.bags or model.config.bags.of != "group":
+        return patient.bags
+    return [joined(patient.name, patient.bags)]
+
+
+def _counts(patient: Patient) -> dict[str, object]:
+    return {
+        "slides": len(patient.rows),
+        "refused_slides": len(patient.reasons),
+        "tiles": patient.tiles,
+    }
+
+
+def _tell(model: BagModel, patients: int, predicted: int, fates: Sequence[Fate]) -> None:
+    """What a person should know, as ``name: value`` lines."""
+    print(f"runs: {len(model.members)}")
+    print(f"patients: {patients} ({predicted} predicted)")
+    good = [fate for fate in fates if fate.status == "ok"]
+    without = [fate for fate in good if fate.counts["no_map"]]
+    print(f"maps: {len(good) - len(without)} of {len(good)} slides")
+    for why in dict.fromkeys(str(fate.counts["no_map"]) for fate in without):
+        print(f"no map: {sum(fate.counts['no_map'] == why for fate in without)} slides: {why}")
+    if len(model.facts.classes) == 2:
+        none = "none, since a run had validation bags of one class alone: probabilities are given, no prediction"
+        print(f"threshold: {none if model.threshold is None else f'{model.threshold:.6g}'}")
+    if model.cut is not None:
+        print(f"cut: {model.cut:.6g}")

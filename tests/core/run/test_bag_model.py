@@ -1,0 +1,129 @@
+"""What an ensemble of runs over bags decides, and what it says of the tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from core.mil.aggregators.mean import MeanPooling
+from core.mil.bags import Bag, PackedBags
+from core.mil.tasks.classification import BagClassification
+from core.mil.tasks.cox import BagCox
+from core.mil.tasks.discrete_hazard import BagDiscreteHazard
+from core.mil.tasks.regression import BagRegression
+from core.mil.tasks.task import BagTask
+from core.run.bag_facts import Facts, read_facts, write_facts
+from core.run.bag_maps import weightiest
+from core.run.bag_model import BagModel, Member
+from core.types import UserError
+
+WIDTH = 4
+
+
+def bag(seed: int = 0, width: int = WIDTH, encoder: str = "toy@1") -> Bag:
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(9, width)).astype(np.float32)
+    return Bag(f"bag{seed}", features, 64 * random.integers(9, size=(9, 2)).astype(np.float32), 64.0, "um", encoder)
+
+
+def facts(classes: tuple[str, ...] = (), **known: object) -> Facts:
+    chosen = {"threshold": None, "cut": None, "risk_scale": None, **known}
+    return Facts(WIDTH, "toy@1", "um", classes, **chosen)  # type: ignore[arg-type]
+
+
+def classifier(seed: int, classes: int = 2) -> BagTask:
+    torch.manual_seed(seed)
+    return BagClassification(MeanPooling(WIDTH, ()), classes)
+
+
+def ensemble(*members: tuple[BagTask, Facts]) -> BagModel:
+    return BagModel(tuple(Member(Path(), task, known) for task, known in members), OmegaConf.create({}))
+
+
+def test_the_threshold_is_the_median_of_the_members_and_no_member_is_passed_over() -> None:
+    names = ("normal", "tumour")
+    tasks = [classifier(seed) for seed in range(3)]
+    of = [(task, facts(names, threshold=value)) for task, value in zip(tasks, (0.9, 0.2, 0.4), strict=True)]
+    model = ensemble(*of)
+    assert model.threshold == pytest.approx(0.4)
+    told = model.predict(bag())
+    alone = [task.predict(PackedBags.pack([bag()]))[0, 1] for task in tasks]
+    assert told["probability.tumour"] == pytest.approx(np.mean(alone), rel=1e-6)
+    assert told["prediction"] == names[int(np.mean(alone) >= 0.4)]
+    without = ensemble(*of, (classifier(3), facts(names)))
+    assert without.threshold is None
+    assert without.predict(bag())["prediction"] is None  # between two classes nothing is decided at 0.5
+
+
+def test_of_three_classes_the_most_probable_is_predicted() -> None:
+    told = ensemble((classifier(0, 3), facts(("a", "b", "c")))).predict(bag())
+    assert told["prediction"] == max("abc", key=lambda name: float(told[f"probability.{name}"] or 0))
+
+
+def test_risks_count_on_the_scale_of_each_members_own_training_bags() -> None:
+    plain, louder = BagCox(MeanPooling(WIDTH, ())), BagCox(MeanPooling(WIDTH, ()))
+    with torch.no_grad():
+        louder.head.weight.copy_(10 * plain.head.weight)
+    said = [float(plain.predict(PackedBags.pack([bag(seed)]))[0]) for seed in (1, 2)]
+    scale = (0.3, 0.5)
+    model = ensemble(
+        (plain, facts(risk_scale=scale, cut=0.0)), (louder, facts(risk_scale=(10 * 0.3, 10 * 0.5), cut=0.2))
+    )
+    for seed, risk in zip((1, 2), said, strict=True):
+        told = model.predict(bag(seed))
+        assert told["risk"] == pytest.approx((risk - 0.3) / 0.5, rel=1e-5)
+        assert told["risk_group"] == ("high" if (risk - 0.3) / 0.5 > 0.1 else "low")
+
+
+def test_contributions_sum_to_what_a_score_is_without_its_bias() -> None:
+    task = classifier(0, 3)
+    with torch.no_grad():
+        task.head.bias.zero_()
+    explained = ensemble((task, facts(("a", "b", "c")))).explain(bag())
+    scores = np.log(task.predict(PackedBags.pack([bag()]))[0])
+    np.testing.assert_allclose(explained.contributions.sum(axis=0), scores - scores.mean(), atol=1e-5)
+    np.testing.assert_allclose(explained.weights.sum(), 1, rtol=1e-6)
+
+
+def test_contributions_are_in_the_unit_of_the_target_and_one_for_all_bins_of_time() -> None:
+    estimate = BagRegression(MeanPooling(WIDTH, ()))
+    estimate.deviation.fill_(3.0)
+    estimate.mean.fill_(7.0)
+    with torch.no_grad():
+        estimate.head.bias.zero_()
+    model = ensemble((estimate, facts()))
+    assert model.score_names == ("estimate",)
+    told = model.predict(bag())["estimate"]
+    assert told == pytest.approx(7 + float(model.explain(bag()).contributions.sum()), rel=1e-5)
+    bins = ensemble((BagDiscreteHazard(MeanPooling(WIDTH, ()), bins=4), facts()))
+    assert bins.explain(bag()).contributions.shape == (9, 1)
+    assert bins.outcome_names == ("risk",)
+
+
+@pytest.mark.parametrize("other", [bag(width=5), bag(encoder="toy@2")])
+def test_a_bag_of_another_kind_is_refused(other: Bag) -> None:
+    with pytest.raises(UserError, match="learned from width 4, encoder toy@1"):
+        ensemble((classifier(0), facts(("a", "b")))).predict(other)
+
+
+def test_facts_are_read_as_they_were_written_and_a_newer_version_is_refused(tmp_path: Path) -> None:
+    known = facts(("a", "b"), threshold=0.25, cut=1.5, risk_scale=(0.5, 2.0))
+    write_facts(tmp_path, known)
+    assert read_facts(tmp_path) == known
+    path = tmp_path / "model.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(UserError, match="newer than 1"):
+        read_facts(tmp_path)
+
+
+def test_an_area_is_the_fewest_tiles_that_make_up_half_of_what_was_said_where_they_speak_for_a_class() -> None:
+    values = np.array([1.0, 6.0, -4.0, 2.0])
+    assert weightiest(values).tolist() == [False, True, False, False]
+    assert weightiest(-values).tolist() == [False, False, True, False]
+    assert not weightiest(np.array([1.0, 6.0, -9.0, 2.0])).any()
+    assert weightiest(np.array([3.0, 3.0, 3.0, 3.0])).sum() == 2
+    assert not weightiest(np.array([-1.0, 0.0])).any()
