@@ -58,8 +58,7 @@ class GatedFusion(nn.Module):
         everything, present = torch.cat([tokens, words], dim=1), torch.cat([there, said], dim=1)
         for block in self.together:
             everything = block(everything, everything, present)
-        fused, said_again = everything.split([tokens.shape[1], words.shape[1]], dim=1)
-        return fused, said_again
+        return everything[:, : tokens.shape[1]], everything[:, tokens.shape[1] :]
 
 
 class GatedBlock(nn.Module):
@@ -76,14 +75,15 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, present: Tensor) -> Tensor:
         """x [B, N, E] after a look at y [B, M, E], of which ``present`` [B, M] says what is there."""
-        key, value = self.key_value(self.norm_other(y)).chunk(2, dim=-1)
-        attended = masked_attention(*(self._split(part) for part in (self.query(self.norm(x)), key, value)), present)
+        query, (key, value) = self.query(self.norm(x)), self.key_value(self.norm_other(y)).chunk(2, dim=-1)
+        attended = masked_attention(self._heads(query), self._heads(key), self._heads(value), present)
         x = x + self.attention_gate.tanh() * self.out(attended.transpose(1, 2).flatten(2))
         mixed: Tensor = x + self.mlp_gate.tanh() * self.mlp(self.norm_mlp(x))
         return mixed
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, N, E] -> [B, H, N, E / H]
+    def _heads(self, x: Tensor) -> Tensor:
+        bags, tokens, width = x.shape
+        return x.reshape(bags, tokens, self.heads, width // self.heads).transpose(1, 2)  # [B, H, N, E / H]
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, present: Tensor) -> Tensor:

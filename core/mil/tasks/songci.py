@@ -128,7 +128,7 @@ class SongCi(TextTask):
 
     def cosines(self, bags: PackedBags, texts: Tensor, context: Tensor | None = None) -> Tensor:
         keys = self.keys(bags, context)
-        parts = texts.to(keys.vectors).split(TEXTS)
+        parts = torch.split(texts.to(keys.vectors), TEXTS)
         return torch.cat([answered(keys.vectors, keys.present, part, self._sharpness()) for part in parts], dim=1)
 
     def attribution(
@@ -150,7 +150,7 @@ class SongCi(TextTask):
         with evaluating(self), torch.no_grad():
             keys = self.keys(bags, context)
             added = shares(keys.vectors, keys.present, texts.to(keys.vectors), self._sharpness())  # [B, C, K]
-            of_tokens, of_words = added.transpose(1, 2).split([keys.most, added.shape[2] - keys.most], dim=1)
+            of_tokens, of_words = added[..., : keys.most].transpose(1, 2), added[..., keys.most :].transpose(1, 2)
             there = keys.present[:, : keys.most]
             tiles = (of_tokens[there] / keys.counts.count[:, None])[keys.counts.pair]
         return tiles.float().cpu().numpy(), of_words.float().cpu().numpy()
@@ -185,7 +185,7 @@ class SongCi(TextTask):
 
 def padded(rows: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
     """Ragged rows [sum(lengths), E] as a rectangle [B, M, E] with zeros, and where it is filled [B, M] bool."""
-    rectangle = pad_sequence(list(rows.split(lengths)), batch_first=True)
+    rectangle = pad_sequence(list(torch.split(rows, lengths)), batch_first=True)
     place = torch.arange(rectangle.shape[1], device=rows.device)
     return rectangle, place < torch.tensor(lengths, device=rows.device)[:, None]
 
@@ -208,4 +208,5 @@ def shares(vectors: Tensor, present: Tensor, texts: Tensor, scale: Tensor) -> Te
         products = texts.to(vectors.dtype) @ vectors.transpose(1, 2)  # [B, C, K]
         attention = masked_softmax(scale * products, present[:, None])
         length = (attention @ vectors).norm(dim=2, keepdim=True).clamp(min=1e-6)
-        return attention * products / length
+        added: Tensor = attention * products / length
+    return added

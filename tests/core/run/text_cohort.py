@@ -41,7 +41,7 @@ def write_text_cohort(folder: Path, patients: int = 64, seed: int = 0) -> Path:
         write_slide_features(folder, name, features.astype(np.float16))
         (folder / f"{name}.svs").write_text(name)
         findings = "" if patient % 8 == 7 else f"a {LOOKS[family]}"
-        lines.append(f"{name}.svs,{name},p{patient},{split},a slide of {DISEASES[number]},{findings}")
+        lines.append(f"{name}.svs,{name},p{patient},{split},{DISEASES[number]},{findings}")
     rows = ["id,name,parent", "D:0,disease,"]
     for place, (family, members) in enumerate(FAMILIES.items(), 1):
         rows.append(f"D:{place},{family},D:0")
