@@ -41,7 +41,7 @@ def values(results: Results, name: str) -> tuple[float, dict[str, float]]:
 def test_diagnoses_are_ranked_above_chance_and_the_order_of_frequency(
     table: Path, tmp_path: Path, recipe: list[str]
 ) -> None:
-    status, run = train(table, tmp_path, *recipe, "schedule.steps=80")
+    status, run = train(table, tmp_path, *recipe, "schedule.steps=120")
     assert status == 0
     results = read_results(run)
     value, controls = values(results, "ranking/mean_reciprocal_rank")
