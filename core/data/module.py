@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from core.data.augment import Augment
 from core.data.captions import CaptionChooser
 from core.data.manifest import Manifest
-from core.data.pairs import Failed, PairDataset, Tokenize
+from core.data.pairs import Failed, PairDataset
 from core.data.samplers import Sampler
 from core.data.targets import Relations
+from core.data.texts import Tokenize
 from core.data.tiles import TileSource, chunks
 from core.types import Batch, Fate, UserError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +11,10 @@ from torch.utils.data import Dataset
 from core.data.augment import DRAWS, Augment
 from core.data.captions import CaptionChooser
 from core.data.samplers import Sampler, philox, shard
-from core.data.targets import Relations, make_targets
+from core.data.targets import Relations
+from core.data.texts import Texts, Tokenize
 from core.data.tiles import TileSource
 from core.types import Batch, UserError
-
-Tokenize = Callable[[list[str]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,15 @@ class PairDataset(Dataset[Batch | Failed]):
         rows = self.rows[self.sampler.batch(step)]
         splits, mine = shard(rows, self.rank, self.size)
         images = torch.from_numpy(self.images(step, mine, splits[self.rank], len(rows)))
-        tokens, owner, targets = torch.empty((0, 0), dtype=torch.int64), np.empty(0, np.int64), None
+        tokens, owner, targets = torch.empty((0, 0), dtype=torch.int64), torch.empty(0, dtype=torch.int64), None
         if self.captions is not None and self.tokenize is not None:
-            texts = [self.captions.choose(step, int(row)) for row in mine]
-            tokens = self.tokenize([text for several in texts for text in several])
-            owner = np.repeat(np.arange(len(mine)), [len(several) for several in texts])
-            targets = make_targets(rows, self.captions.counts(rows), self.relations, splits)
+            texts = Texts(self.captions, self.relations, self.tokenize)
+            (tokens, owner), targets = texts.draw(step, mine), texts.targets(rows, splits)
         return Batch(
             step=step,
             images=images,
             tokens=tokens,
-            owner=torch.from_numpy(owner),
+            owner=owner,
             targets=targets,
             ids=tuple(self.ids[row] for row in mine),
             labels=None if self.labels is None else torch.from_numpy(self.labels[mine]),

@@ -33,6 +33,7 @@ from core.mil.cohort import (
     unlabelled,
 )
 from core.mil.sampler import balanced, token_groups
+from core.mil.texts import BagTexts
 from core.types import Fate, Targets, UserError
 
 Read = Callable[[str], Bag]
@@ -50,7 +51,10 @@ class BagBatch:
     bags: PackedBags
     labels: Mapping[str, Tensor]  # by column, each [b]
     ids: tuple[str, ...]  # [b], as in ``bags``
-    targets: Targets | None = None  # of the whole global batch, for objectives that pair bags with texts
+    tokens: Tensor | None = None  # [c, L] int64 captions, for tasks that pair bags with texts
+    owner: Tensor | None = None  # [c] int64, ascending: the bag of a caption
+    targets: Targets | None = None  # of the whole global batch
+    context: Tensor | None = None  # [b, L] int64: a text that is read together with each bag
 
     @property
     def images(self) -> Tensor:
@@ -63,13 +67,27 @@ class BagBatch:
             self,
             bags=self.bags.to(device),
             labels={name: values.to(device) for name, values in self.labels.items()},
+            tokens=None if self.tokens is None else self.tokens.to(device),
+            owner=None if self.owner is None else self.owner.to(device),
             targets=None if self.targets is None else self.targets.to(device),
+            context=None if self.context is None else self.context.to(device),
         )
 
     def part(self, first: int, last: int) -> BagBatch:
-        """Bags ``first`` to ``last - 1``: views."""
-        labels = {name: values[first:last] for name, values in self.labels.items()}
-        return replace(self, bags=self.bags.part(first, last), labels=labels, ids=self.ids[first:last])
+        """Bags ``first`` to ``last - 1`` with their captions: views, but for the captions."""
+        tokens, owner = self.tokens, self.owner
+        if tokens is not None and owner is not None:
+            mine = (owner >= first) & (owner < last)
+            tokens, owner = tokens[mine], owner[mine] - first
+        return replace(
+            self,
+            bags=self.bags.part(first, last),
+            labels={name: values[first:last] for name, values in self.labels.items()},
+            ids=self.ids[first:last],
+            tokens=tokens,
+            owner=owner,
+            context=None if self.context is None else self.context[first:last],
+        )
 
     def micro(self, size: int) -> list[BagBatch]:
         """Cuts the batch into parts of at most ``size`` bags."""
@@ -110,6 +128,7 @@ class BagDataModule:
     ) -> None:
         frame = manifest.frame
         self.manifest, self.workers, self.cache_gib = manifest, workers, cache_gib
+        self.texts: BagTexts | None = None  # whoever builds a task of texts sets it: they come in the task's tokens
         self._read, self._make_sampler = read, sampler
         self._sampler: Sampler | None = None
         self._slides: list[str] = frame["id"].astype(str).tolist()
@@ -198,6 +217,10 @@ class BagDataModule:
         """Labels of each bag by column, [n]."""
         return self._of(split).labels
 
+    def numbers(self, split: str) -> np.ndarray:
+        """Number of each bag among all bags of the manifest, in the order of their first row, [n] int64."""
+        return self._of(split).numbers
+
     def slides(self, bag: str) -> tuple[tuple[str, int], ...]:
         """Slides of a bag, in the order of its tiles: (id, number of tiles)."""
         return tuple((self._slides[row], int(self._tiles[row])) for row in self._members[bag])
@@ -224,10 +247,14 @@ class BagDataModule:
     def batch(self, step: int, rank: int = 0, size: int = 1) -> BagBatch:
         """One rank's share of the batch of a step."""
         chosen, train = self.sampler.batch(step), self._of("train")
-        mine = chosen[balanced(train.lengths[chosen], size)[rank]]
+        shares = [chosen[part] for part in balanced(train.lengths[chosen], size)]
+        mine = shares[rank]
         names = tuple(train.ids[bag] for bag in mine)
         labels = {column: torch.from_numpy(values[mine]) for column, values in train.labels.items()}
-        return BagBatch(step, PackedBags.pack([self.bag(name) for name in names]), labels, names)
+        batch = BagBatch(step, PackedBags.pack([self.bag(name) for name in names]), labels, names)
+        if self.texts is None:
+            return batch
+        return self.texts.spoken(batch, [train.numbers[share] for share in shares], rank)
 
     def train_batches(self, start_step: int, stop_step: int, rank: int = 0, size: int = 1) -> BagBatches:
         """Batches of one rank for a range of optimiser steps; any cut into ranges gives the same batches."""
@@ -254,6 +281,7 @@ class BagDataModule:
             np.array([self._members[name][0] for name in ids], np.int64),
             np.array([self._tiles[self._members[name]].sum() for name in ids], np.int64),
             {column: values[bags] for column, values in self._all_labels.items()},
+            np.array(bags, np.int64),
         )
 
     def _slide(self, row: int) -> Bag:
@@ -291,6 +319,7 @@ class _Split:
     rows: np.ndarray  # [n] int64: manifest row of the first slide
     lengths: np.ndarray  # [n] int64: tiles
     labels: Mapping[str, np.ndarray]  # by column, each [n]
+    numbers: np.ndarray  # [n] int64: among all bags of the manifest
 
 
 @dataclass(frozen=True)

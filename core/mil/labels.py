@@ -5,6 +5,7 @@ column               dtype    values
 ===================  =======  =========================================================================================
 one with classes     int64    number of the class in the given order (grades: lowest first); -1 unknown
 ``label.<finding>``  int64    1 there, 0 not there, -1 unknown
+``captions``         int64    0 something is written of it, -1 nothing is
 any other            float64  the number (``time``, ``event``, a regression target); NaN unknown
 ===================  =======  =========================================================================================
 """
@@ -20,6 +21,7 @@ from core.data.manifest import Manifest
 from core.data.table import row_names
 from core.types import UserError
 
+CAPTIONS = "captions"  # of a task that learns from what is written: bags without a word are left out and named
 FINDING = "label."  # prefix of the columns of a multi-label task
 
 
@@ -55,6 +57,8 @@ def known(values: np.ndarray) -> np.ndarray:
 
 def _numbers(manifest: Manifest, column: str, classes: Sequence[str] | None) -> np.ndarray:
     values = manifest.frame[column]
+    if column == CAPTIONS:
+        return np.array([0 if texts else -1 for texts in values], np.int64)
     empty = values.isna()
     if classes is not None:
         places = values.map(str, na_action="ignore").map({name: number for number, name in enumerate(classes)})

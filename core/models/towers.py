@@ -7,7 +7,7 @@ from a local file through ``core.models.weights``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -67,6 +67,25 @@ class TextTower(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         projected: Tensor = self.projection(self.features(tokens))
         return projected
+
+    @property
+    def word_width(self) -> int:
+        """Width of :meth:`words`."""
+        return int(cast(int, self.backbone.width))
+
+    def words(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What an open_clip transformer makes of every token: states [c, L, width], and which are words [c, L] bool.
+
+        The start and the end token and the padding are no words. Columns behind the longest text are cut off.
+        """
+        end = tokens.argmax(dim=1)  # the end token has the largest id
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        inside = (place > 0) & (place < end[:, None])
+        run = cast(Callable[..., dict[str, list[Tensor]]], self.backbone.forward_intermediates)
+        how = {"normalize_intermediates": True, "intermediates_only": True, "output_fmt": "NLC"}
+        (states,) = run(tokens, indices=1, **how)["text_intermediates"]
+        longest = int(end.max()) + 1 if len(tokens) else 0
+        return states[:, :longest], inside[:, :longest]
 
 
 def build_image_tower(

@@ -20,6 +20,7 @@ _NAMES = {
     "floor_colour6_hog128": "Floor: colour and HOG",
     "floor_metadata": "Floor: metadata alone",
     "retrieval": "Retrieval",
+    "ranking": "Vocabulary ranked by text",
     "mean_of_instances": "Linear model on the mean of the instances (control)",
 }
 

@@ -23,8 +23,10 @@ from core.mil.data import BagDataModule
 from core.mil.features import FeatureLayout
 from core.mil.labels import bag_labels
 from core.mil.standardise import Standardised
+from core.mil.tasks.alignment import TextTask
 from core.mil.tasks.task import BagTask
 from core.run.bag_facts import facts_of, write_facts
+from core.run.bag_texts import bag_texts
 from core.run.evaluate import conclude, shareable
 from core.run.inputs import phantom_manifest, with_splits
 from core.run.instantiate import instantiate
@@ -86,6 +88,8 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
     torch.manual_seed(cfg.seed)
     width = int(data.bag(data.ids("train")[0]).features.shape[1])
     task = build_task(cfg, width, names)
+    if isinstance(task, TextTask):
+        data.texts = bag_texts(cfg, manifest, task.model.tokenizer)
     task.prepare(data.labels("train"), data.ids("train"), data.units("train"))
     task.aggregator.prepare(data.tiles(cfg.bags.prepare_tiles, cfg.seed), cfg.seed)
     return Prepared(task, data, fates, lambda: finish(cfg, folder, data, task, names, fates))

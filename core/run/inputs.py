@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,30 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
     Raises:
         UserError: anything in manifest, splits or graph that would stop or invalidate the run.
     """
-    path, knowledge_path = _sources(cfg)
-    source = cfg.data.captions.source
+    path = Path(cfg.manifest) if cfg.manifest else phantom_manifest(cfg)
     manifest = read_manifest(path, manifest_options(cfg) if cfg.manifest else None, needed(cfg))
     manifest = with_splits(cfg, manifest, folder)
     findings = audit(manifest)
     refuse(findings, str(manifest.path))
+    return linked(cfg, manifest, findings, graph_path(cfg, path))
+
+
+def linked(cfg: DictConfig, manifest: Manifest, findings: Sequence[Finding], graph_files: Any) -> Inputs:
+    """A manifest with what the graph says of its rows.
+
+    Args:
+        cfg: of the run.
+        manifest: with splits.
+        findings: of its audit.
+        graph_files: one graph file or several; None: no graph, and rows of the same caption are a group.
+
+    Raises:
+        UserError: anything in the graph or in the column ``concepts`` that is wrong.
+    """
+    source = cfg.data.captions.source
     graph = None
-    if knowledge_path:
-        graph = load_graph(knowledge_path, cfg.knowledge.prefix, cache_dir())
+    if graph_files:
+        graph = load_graph(graph_files, cfg.knowledge.prefix, cache_dir())
     if graph is None:
         count = len(manifest.frame)
         relations = Relations(
@@ -91,7 +107,6 @@ def read_inputs(cfg: DictConfig, folder: Path) -> Inputs:
 
 def make_data(cfg: DictConfig, inputs: Inputs, model: DualEncoder) -> PairsDataModule:
     """The data module of a model: pictures at its geometry, captions in its tokens."""
-    frame = inputs.manifest.frame
     tiles = TileSource(
         inputs.manifest,
         instantiate(cfg.reader),
@@ -99,19 +114,6 @@ def make_data(cfg: DictConfig, inputs: Inputs, model: DualEncoder) -> PairsDataM
         resolution=cfg.data.resolution,
         override=cfg.geometry == "override",
         cache_gib=cfg.data.cache_gib,
-    )
-    templates = list(cfg.data.captions.templates)
-    concepts = {} if inputs.concepts is None else inputs.concepts.labels
-    chooser = CaptionChooser(
-        cfg.data.captions.source,
-        frame["captions"].tolist(),
-        frame["label"].tolist(),
-        cfg.seed,
-        concepts,
-        None if inputs.graph is None else CaptionTemplates(inputs.graph, templates),
-        templates,
-        cfg.data.captions.per_image,
-        cfg.data.captions.word_dropout,
     )
 
     def sampler(groups: np.ndarray) -> Any:
@@ -122,7 +124,7 @@ def make_data(cfg: DictConfig, inputs: Inputs, model: DualEncoder) -> PairsDataM
         tiles,
         sampler,
         seed=cfg.seed,
-        captions=chooser,
+        captions=caption_chooser(cfg, inputs),
         relations=inputs.relations,
         tokenize=model.tokenize,
         augment=instantiate(cfg.data.augment) if cfg.data.augment else None,
@@ -131,14 +133,26 @@ def make_data(cfg: DictConfig, inputs: Inputs, model: DualEncoder) -> PairsDataM
     )
 
 
-def _sources(cfg: DictConfig) -> tuple[Path, Any]:
-    """The manifest and the graph: the user's, or those of the domain's phantom."""
-    knowledge = OmegaConf.to_container(cfg.knowledge, resolve=True)["path"]  # type: ignore[index,call-overload]
-    if cfg.manifest:
-        return Path(cfg.manifest), knowledge
-    manifest = phantom_manifest(cfg)
-    own = sorted(manifest.parent.glob("*.obo"))
-    return manifest, knowledge or [str(path) for path in own]
+def caption_chooser(cfg: DictConfig, inputs: Inputs) -> CaptionChooser:
+    """Chooses the words of each row of the inputs' manifest, as ``data.captions`` says."""
+    templates, frame = list(cfg.data.captions.templates), inputs.manifest.frame
+    return CaptionChooser(
+        cfg.data.captions.source,
+        frame["captions"].tolist(),
+        frame["label"].tolist(),
+        cfg.seed,
+        {} if inputs.concepts is None else inputs.concepts.labels,
+        None if inputs.graph is None else CaptionTemplates(inputs.graph, templates),
+        templates,
+        cfg.data.captions.per_image,
+        cfg.data.captions.word_dropout,
+    )
+
+
+def graph_path(cfg: DictConfig, manifest: Path) -> Any:
+    """The graph that a config names (a file, several, or None), or that of the domain's phantom."""
+    named = OmegaConf.to_container(cfg.knowledge, resolve=True)["path"]  # type: ignore[index,call-overload]
+    return named if named or cfg.manifest else [str(path) for path in sorted(manifest.parent.glob("*.obo"))]
 
 
 def phantom_manifest(cfg: DictConfig) -> Path:

@@ -43,7 +43,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
         "schedule": instantiate(cfg.schedule),
         "seed": cfg.seed,
         "trainer": instantiate(cfg.trainer),
-        "updaters": instantiate(cfg.updaters),
+        "updaters": [part for part in instantiate(cfg.updaters).values() if part is not None],
         "resume": last if cfg.resume and last.is_file() else None,
     }
     if cfg.dry_run:

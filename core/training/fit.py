@@ -226,7 +226,8 @@ def distributed(options: TrainerOptions) -> bool:
 def _trainer(
     options: TrainerOptions, steps: int, loggers: list[Logger], callbacks: list[pl.Callback], folder: Path | None
 ) -> pl.Trainer:
-    environment = _environment()
+    # a small model that is trained on the way belongs to each task alone
+    environment = _environment() if folder is not None or distributed(options) else LightningEnvironment()
     strategy: Any = "auto"
     if distributed(options):
         launch = "popen" if isinstance(environment, SLURMEnvironment) else options.launch

@@ -110,7 +110,10 @@ class TrainingModule(pl.LightningModule):
         broken: set[int] = set()
         for values in encoded.embeddings.values():
             rows = (~torch.isfinite(values.reshape(len(values), -1)).all(dim=1)).nonzero().flatten().cpu()
-            broken |= {int(row) for row in (rows if len(values) == len(batch.ids) else batch.owner.cpu()[rows])}
+            if len(values) == len(batch.ids):
+                broken |= set(rows.tolist())
+            elif batch.owner is not None and len(values) == len(batch.owner):
+                broken |= set(batch.owner.cpu()[rows].tolist())
         named = [batch.ids[index] for index in sorted(broken)] or list(batch.ids)
         shown = ", ".join(named[:20]) + (f" and {len(named) - 20} more" if len(named) > 20 else "")
         which = "samples with embeddings that are not finite" if broken else "samples of the batch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from core.mil.chunked import map_in_chunks
 from core.mil.segments import segment_pool, segment_softmax
 from core.types import UserError
 
+Learning = Callable[[Tensor, Tensor, int], Tensor]  # training tiles [N, D], first prototypes [P, D], seed -> [P, D]
 MOST = 10_000  # a count above it is taken for it, as published: the slowest wave of its encoding has this period
 
 
@@ -64,9 +66,9 @@ class Prototypes(Aggregator):
 
     Departures. Bags are packed: the published code pads to 128 tokens with a zero prototype that takes attention, and
     cuts off the prototypes beyond 128. The softmax has a learned scale s (from 1/0.07, at most 100); without one it is
-    nearly uniform over cosines. Prototypes are those of ``prepare`` (k-means of training tiles on the sphere) or of a
-    state dict (an encoder trained with its own); they stay as they are, as in the paper's second stage. No noise is
-    added to them.
+    nearly uniform over cosines. Prototypes are those of ``prepare`` (k-means of training tiles on the sphere, and from
+    there what ``learning`` makes of them) or of a state dict (an encoder trained with its own); they stay as they are,
+    as in the paper's second stage. No noise is added to them.
 
     A tile's weight is a_u / n_u; z is the sum of weights times tokens, so contributions sum to the logits.
 
@@ -74,11 +76,14 @@ class Prototypes(Aggregator):
         in_features: D.
         prototypes: P; 1,024 in the paper, of 3.1 million tiles.
         width: E, width of y.
+        learning: SongCi's first stage, :class:`core.mil.prototype_learning.PrototypeLearning`; None: k-means alone.
     """
 
-    def __init__(self, in_features: int, prototypes: int = 256, width: int = 512) -> None:
+    def __init__(
+        self, in_features: int, prototypes: int = 256, width: int = 512, learning: Learning | None = None
+    ) -> None:
         super().__init__()
-        self.in_features, self.width = in_features, width
+        self.in_features, self.width, self.learning = in_features, width, learning
         self.tokens = PrototypeTokens(in_features, prototypes)
         self.linear = nn.Linear(in_features, width, bias=False)
         self.mlp = nn.Sequential(
@@ -92,20 +97,28 @@ class Prototypes(Aggregator):
     def forward(self, bags: PackedBags, labels: Tensor | None = None) -> BagOutput:
         """See :meth:`core.mil.aggregator.Aggregator.forward`."""
         tokens, counts = self.tokens(bags)
-        values = F.normalize(self.linear(tokens) + self.mlp(tokens), dim=1)  # [U, E]
-        scale = self.logit_scale.clamp(max=math.log(100)).exp()
-        attention = segment_softmax(scale * (values @ F.normalize(self.query, dim=0)), counts.offsets)  # [U]
+        values = self.values(tokens)  # [U, E]
+        attention = segment_softmax(self.scale() * (values @ F.normalize(self.query, dim=0)), counts.offsets)  # [U]
         embedding = segment_pool(attention, values, counts.offsets)
         weights = (attention.detach() / counts.count)[counts.pair]
         return BagOutput(embedding, weights, None if self.training else values.detach()[counts.pair])
 
+    def values(self, tokens: Tensor) -> Tensor:
+        """y / |y| of tokens, [..., D] -> [..., E]."""
+        return F.normalize(self.linear(tokens) + self.mlp(tokens), dim=-1)
+
+    def scale(self) -> Tensor:
+        """s, by which cosines are multiplied before the softmax."""
+        return self.logit_scale.clamp(max=math.log(100)).exp()
+
     def prepare(self, tiles: Tensor, seed: int) -> None:
-        """Prototypes from training tiles [N, D]: k-means on the unit sphere.
+        """Prototypes from training tiles [N, D]: k-means on the unit sphere, then ``learning``.
 
         Raises:
             UserError: there are fewer tiles than prototypes.
         """
-        self.tokens.prototypes.copy_(spherical_means(tiles, len(self.tokens.prototypes), seed))
+        found = spherical_means(tiles, len(self.tokens.prototypes), seed)
+        self.tokens.prototypes.copy_(found if self.learning is None else self.learning(tiles, found, seed))
 
 
 def count_prototypes(nearest: Tensor, bags: PackedBags, prototypes: int) -> PrototypeCounts:

@@ -43,6 +43,7 @@ def choices() -> list[str]:
     chosen = {f"{group}={name}" for entry in entries if isinstance(entry, dict) for group, name in entry.items()}
     plain = {f"{group}={name}" for group in GROUPS for name in names(CONF / group)}
     added = [f"+{group}={name}" for group in ADDED for name in names(OWN / group)]
+    added += [f"+updater@updaters.{name}={name}" for name in names(CONF / "updater")]
     return ["", *sorted(plain - chosen - OF_BAGS), *added]
 
 
