@@ -17,12 +17,14 @@ HEADS = ("mean", "max", "topk", *ATTENTION, "prototypes")
 POOLING = ("mean", "max", "topk", "abmil", "gated_abmil", "clam", "dsmil")
 SEEDS = (0, 1, 2)
 TASKS = {
-    "cox": ("bag_task=cox", "step=plain"),
-    "discrete_hazard": ("bag_task=discrete_hazard",),
-    "ordinal": ("bag_task=ordinal", "bags.columns=[grade]", "bags.classes=[G1,G2,G3]"),
-    "multilabel": ("bag_task=multilabel", "bags.columns=[label.necrosis,label.lymphocytes]",
+    "cox": ("experiment=slides", "bag_task=cox", "step=plain"),
+    "discrete_hazard": ("experiment=slides", "bag_task=discrete_hazard",),
+    "ordinal": ("experiment=slides", "bag_task=ordinal", "bags.columns=[grade]", "bags.classes=[G1,G2,G3]"),
+    "multilabel": ("experiment=slides", "bag_task=multilabel", "bags.columns=[label.necrosis,label.lymphocytes]",
                    "bags.findings=[necrosis,lymphocytes]"),
-    "regression": ("bag_task=regression", "bags.columns=[necrotic_share]"),
+    "regression": ("experiment=slides", "bag_task=regression", "bags.columns=[necrotic_share]"),
+    "slide_text": ("experiment=slides", "bag_task=alignment", "step=plain"),
+    "songci": ("experiment=songci", "+cohort=whole_slides", "bags.note=synthetic"),
 }  # fmt: skip
 LONG, WIDTH = 100_000, 512
 
