@@ -50,7 +50,8 @@ class RegionsOfBags:
         labels = data.labels("test")[self.column]
         positive = [name for name, label in zip(data.ids("test"), labels, strict=True) if label == 1]
         units = dict(zip(data.ids("test"), data.units("test"), strict=True))
-        rows, left_out = [], Counter[str]()
+        rows: list[dict[str, object]] = []
+        left_out = Counter[str]()
         for name in positive:
             bag = data.bag(name)
             try:
