@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,7 @@ class RegionsOfBags:
         labels = data.labels("test")[self.column]
         positive = [name for name, label in zip(data.ids("test"), labels, strict=True) if label == 1]
         units = dict(zip(data.ids("test"), data.units("test"), strict=True))
-        rows: list[dict[str, object]] = []
+        rows: list[dict[str, Any]] = []
         left_out = Counter[str]()
         for name in positive:
             bag = data.bag(name)
@@ -74,7 +75,7 @@ class RegionsOfBags:
             share = float(inside.mean())
             recall = {who: recall_at_count(values, inside) for who, values in scores.items()}
             recall["random"] = float(np.mean([recall_at_count(draw, inside) for draw in random]))
-            row = {"id": name, "unit": units[name], "tiles": len(bag), "prevalence": share}
+            row: dict[str, Any] = {"id": name, "unit": units[name], "tiles": len(bag), "prevalence": share}
             for who, value in recall.items():
                 row |= {f"recall{who and '.'}{who}": value, f"coverage{who and '.'}{who}": value / share}
             rows.append(row)
