@@ -91,7 +91,7 @@ class SongCi(TextTask):
         fusion: Callable[..., GatedFusion],
         train_text: bool = True,
         objective_weight: float = 0.5,
-        pull_weight: float = 0.2,
+        pull_weight: float = 1.0,
     ) -> None:
         if not isinstance(aggregator, Prototypes):
             raise UserError(
