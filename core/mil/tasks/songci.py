@@ -64,8 +64,7 @@ class SongCi(TextTask):
     * Which pairs are positive is in the targets: bags of the same diagnosis are no negatives of each other, and several
       diagnoses of one bag are all its positives (``data.captions.per_image``), not one drawn at random.
     * Words are keys too, so that findings can speak for a diagnosis; the text tower is trained unless ``train_text`` is
-      false (the paper's is a frozen PLIP). Findings are cut where the tower's context ends. ``2 - 2 cos`` weighs 0.2:
-      the published 1 draws the texts of a tower that is trained together before they can be told apart.
+      false (the paper's is a frozen PLIP). Findings are cut where the tower's context ends.
     * Inputs get no noise here (prototypes are noised where they are learned).
 
     Until its gates open, a bag without findings is exactly :class:`Prototypes` with t for its query and a head behind.

@@ -41,7 +41,9 @@ def values(results: Results, name: str) -> tuple[float, dict[str, float]]:
 def test_diagnoses_are_ranked_above_chance_and_the_order_of_frequency(
     table: Path, tmp_path: Path, recipe: list[str]
 ) -> None:
-    status, run = train(table, tmp_path, *recipe, "schedule.steps=120")
+    # a text tower that learns from nothing is drawn together by the published weight, whose tower was frozen
+    weaker = ["bag_task.pull_weight=0.2"] if recipe is SONGCI else []
+    status, run = train(table, tmp_path, *recipe, *weaker, "schedule.steps=120")
     assert status == 0
     results = read_results(run)
     value, controls = values(results, "ranking/mean_reciprocal_rank")
