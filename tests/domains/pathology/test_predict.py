@@ -60,6 +60,9 @@ def config(source: Path, **changed: object) -> DictConfig:
         "reader": {"_target_": "domains.pathology.readers.SlideReader"},
         "areas": {"_target_": "domains.pathology.outputs.qupath.QuPathGeoJson"},
         "data": {"resolution": None},
+        "bags": {"features": None, "layout": None},
+        "output": {"root": "outputs"},
+        "trivium": {"domain": "domains.pathology"},
         "tile": {"overlap": 0.0, "min_coverage": 0.25},
         "smoothing": False,
         "threshold": 0.5,
@@ -83,7 +86,9 @@ def slide(path: Path) -> Path:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Run:
     made = Run(Geometry(64, 1.0))  # 128 level-0 pixels
-    monkeypatch.setattr(predict, "load", lambda run: made)
+    monkeypatch.setattr(predict, "find", lambda run, root, domain: Path(run))
+    monkeypatch.setattr(predict, "learned_from_bags", lambda run: False)
+    monkeypatch.setattr(predict, "load_pairs", lambda run: made)
     return made
 
 
