@@ -90,8 +90,14 @@ def test_every_yaml_composes_and_resolves(verb: str, override: str) -> None:
         "task=classification": {"task": {"classes": 2}},
         "bag_task=ordinal": {"bags": {"classes": ["low", "high"]}},
         "bag_task=multilabel": {"bags": {"findings": ["tumour"], "columns": ["label.tumour"]}},
+        "evaluator=bag_regions": {"bags": {"columns": ["label"]}},
+        "evaluator=bag_instances": {
+            "bags": {"columns": ["label"], "features": "table.csv", "layout": {"bag": "bag"}},
+            "evaluator": {"truth": "cause"},
+        },
     }
-    cfg = OmegaConf.merge(cfg, said.get(override, {}))  # what only the data can say
+    OmegaConf.set_struct(cfg, False)
+    cfg = OmegaConf.merge(cfg, said.get(override, {}))  # what only the data, or the road of bags, can say
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
