@@ -8,14 +8,14 @@ instances. Predictions come in the shape of the task's own and go through the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from core.evaluation.metrics import FloatArray
-from core.evaluation.probe import fit_predict
+from core.evaluation.probe import fit
 
 if TYPE_CHECKING:
     from core.mil.bags import Bag
@@ -30,8 +30,13 @@ def mean_of_instances(bags: Iterable[Bag]) -> FloatArray:
 
 def linear_classes(train: npt.ArrayLike, labels: npt.ArrayLike, test: npt.ArrayLike, classes: int) -> FloatArray:
     """Probabilities [M, classes] of a logistic regression; training bags of unknown class (-1) are left out."""
+    return fit_classes(train, labels, classes)(test)
+
+
+def fit_classes(train: npt.ArrayLike, labels: npt.ArrayLike, classes: int) -> Callable[[npt.ArrayLike], FloatArray]:
+    """The model of :func:`linear_classes`, to be asked of the tiles of one bag after the other."""
     truth = np.asarray(labels, dtype=np.int64)
-    return fit_predict(np.asarray(train)[truth >= 0], truth[truth >= 0], test, classes)
+    return fit(np.asarray(train)[truth >= 0], truth[truth >= 0], classes)
 
 
 def linear_labels(train: npt.ArrayLike, labels: npt.ArrayLike, test: npt.ArrayLike) -> FloatArray:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from core.evaluation.bag_controls import NAME, linear_classes
+from core.evaluation.bag_controls import NAME, fit_classes
 from core.evaluation.bag_subject import BagSubject
 from core.evaluation.cohort import make_evaluation
 from core.evaluation.metrics import FloatArray, Metric, macro_auroc, point
@@ -54,17 +54,14 @@ class InstancesOfBags:
             print("left out: the instances of bags: no test bag has instances of both kinds")
             return []
         explained = [pair for pack in data.eval_bags("test") for pair in _explained(subject, pack)]
-        every = np.concatenate([data.bag(ids[b]).features for b in chosen])
-        known = data.labels("train")[self.column]
-        guess = linear_classes(subject.means("train"), known, every, len(subject.names))
-        alone = np.split(guess, np.cumsum([len(truths[b]) for b in chosen])[:-1])
+        linear = fit_classes(subject.means("train"), data.labels("train")[self.column], len(subject.names))
         rows = []
-        for b, probabilities in zip(chosen, alone, strict=True):
+        for b in chosen:
             truth, own, (attention, contributions) = truths[b], int(labels[b]), explained[b]
             scores = {
                 "attention": attention,
                 "contribution": _above_others(contributions, own),
-                NAME: probabilities[:, own],
+                NAME: linear(data.bag(ids[b]).features)[:, own],
             }
             areas = {f"{name}_auroc": _area(values, truth) for name, values in scores.items()}
             rows.append({"id": ids[b], "unit": units[b], "label": subject.names[own], "instances": len(truth),

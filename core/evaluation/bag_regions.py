@@ -14,7 +14,7 @@ import shapely
 from shapely.geometry import shape
 
 from core.data.manifest import Manifest
-from core.evaluation.bag_controls import NAME, linear_classes
+from core.evaluation.bag_controls import NAME, fit_classes
 from core.evaluation.bag_subject import BagSubject
 from core.evaluation.cohort import make_evaluation
 from core.evaluation.metrics import FloatArray, Metric
@@ -33,16 +33,15 @@ class RegionsOfBags:
     contribution is that to the second class's score minus the first's; tiles that contribute the same count by
     their share. Beside it stand random scores, tiles near the middle of their slide (a lesion cut for a slide often
     lies there), and the linear model on the mean of the instances, asked of every tile alone. Left out, and counted by
-    reason, are bags whose outlines are missing or cannot be read, without a tile in the region, and with too many.
+    reason, are bags whose outlines are missing or cannot be read, and those without a tile in the region.
 
     Args:
         truth: manifest column with a GeoJSON of polygons in level-0 pixels for each slide, relative to the manifest.
         column: label column of the task.
-        most: highest prevalence of a bag that counts: where much is the region, looking anywhere finds it.
     """
 
-    def __init__(self, truth: str = "truth", column: str = "label", most: float = 0.1) -> None:
-        self.truth, self.column, self.most = truth, column, most
+    def __init__(self, truth: str = "truth", column: str = "label") -> None:
+        self.truth, self.column = truth, column
 
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
         data = subject.data
@@ -51,6 +50,7 @@ class RegionsOfBags:
         labels = data.labels("test")[self.column]
         positive = [name for name, label in zip(data.ids("test"), labels, strict=True) if label == 1]
         units = dict(zip(data.ids("test"), data.units("test"), strict=True))
+        linear = fit_classes(subject.means("train"), data.labels("train")[self.column], 2)
         rows: list[dict[str, Any]] = []
         left_out = Counter[str]()
         for name in positive:
@@ -61,15 +61,14 @@ class RegionsOfBags:
                 print(f"left out: coverage of the region of '{name}': {error.what} ({error.where})")
                 left_out["no usable outlines"] += 1
                 continue
-            if not 0 < inside.mean() <= self.most:
-                left_out[f"prevalence above {self.most:g}" if inside.any() else "no tile in the region"] += 1
+            if not inside.any():
+                left_out["no tile in the region"] += 1
                 continue
             shares = subject.task.contributions(PackedBags.pack([bag])).astype(np.float64)
-            trained = subject.means("train"), data.labels("train")[self.column]
             scores = {
                 "": shares[:, 1] - shares[:, 0],
                 "centre": _middle(bag, data.slides(name)),
-                NAME: linear_classes(*trained, bag.features, 2)[:, 1],  # a bag at a time: bags are large
+                NAME: linear(bag.features)[:, 1],  # a bag at a time: bags are large
             }
             random = np.random.default_rng((0, len(rows))).random((RANDOM_DRAWS, len(bag)))
             share = float(inside.mean())

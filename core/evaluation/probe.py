@@ -7,7 +7,7 @@ model is StandardScaler and LogisticRegression(C=1) everywhere, so nothing is tu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,28 +44,34 @@ class SimpleFeatures:
 
 
 def fit_predict(train: npt.ArrayLike, labels: npt.ArrayLike, test: npt.ArrayLike, classes: int) -> FloatArray:
-    """Probabilities [M, classes] of a logistic regression on standardised features.
+    """What :func:`fit` says of ``test`` [M, F], [M, classes]."""
+    return fit(train, labels, classes)(test)
+
+
+def fit(train: npt.ArrayLike, labels: npt.ArrayLike, classes: int) -> Callable[[npt.ArrayLike], FloatArray]:
+    """A logistic regression on standardised features: features [M, F] -> probabilities [M, classes].
 
     Args:
         train: [N, F] features.
         labels: [N] int in [0, classes); a class that training lacks gets probability 0.
-        test: [M, F].
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     truth = np.asarray(labels, dtype=np.int64)
-    features = np.asarray(test, dtype=np.float64)
-    probabilities = np.zeros((len(features), classes))
     present = np.unique(truth)
-    if len(present) == 1:  # nothing to separate
-        probabilities[:, present[0]] = 1.0
-        return probabilities
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
-    model.fit(np.asarray(train, dtype=np.float64), truth)
-    probabilities[:, present] = model.predict_proba(features)
-    return probabilities
+    if len(present) > 1:  # else there is nothing to separate
+        model.fit(np.asarray(train, dtype=np.float64), truth)
+
+    def predict(test: npt.ArrayLike) -> FloatArray:
+        features = np.asarray(test, dtype=np.float64)
+        probabilities = np.zeros((len(features), classes))
+        probabilities[:, present] = model.predict_proba(features) if len(present) > 1 else 1.0
+        return probabilities
+
+    return predict
 
 
 def probe(

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.acceptance import harness
-from tests.acceptance.harness import DATA, REPOSITORY, Report, latest, run, summary, verb
+from tests.acceptance.harness import DATA, REPOSITORY, Report, latest, rows, run, status, summary, verb
 from tests.core.raster.pictures import noise, write_slide
 
 GRAPHS = DATA / "knowledge_graph"
@@ -78,17 +78,15 @@ def real_input(report: Report, folder: Path) -> None:
     )
     done = verb("tile", f"input={PATHOLOGY / 'slides'}", folder=folder)
     report.check("2", done.status == 3, "tile_exit_status", done.status)
-    with open(latest(folder, "tile") / "status.csv", newline="") as file:
-        fates = {row["path"]: row for row in csv.DictReader(file)}
-    with open(REPOSITORY / "tests/domains/pathology/expected_fates.csv", newline="") as file:
-        for expected in csv.DictReader(file):
-            fate = fates.pop(expected["path"], None)
-            found = {name: (fate or {}).get(name, "") for name in expected if name != "why"}
-            holds = found["status"] == expected["status"] and expected["reason"].lower() in found["reason"].lower()
-            for name in ("tiles", "failed_tiles"):
-                wanted = expected[name]
-                holds &= int(found[name] or 0) > 0 if wanted == ">0" else not wanted or found[name] == wanted
-            report.check("2", holds, f"fate_of_{expected['path']}", found)
+    fates = status(latest(folder, "tile"))
+    for expected in rows(REPOSITORY / "tests/domains/pathology/expected_fates.csv"):
+        fate = fates.pop(expected["path"], None)
+        found = {name: (fate or {}).get(name, "") for name in expected if name != "why"}
+        holds = found["status"] == expected["status"] and expected["reason"].lower() in found["reason"].lower()
+        for name in ("tiles", "failed_tiles"):
+            wanted = expected[name]
+            holds &= int(found[name] or 0) > 0 if wanted == ">0" else not wanted or found[name] == wanted
+        report.check("2", holds, f"fate_of_{expected['path']}", found)
     report.check("2", not fates, "files_without_expected_fate", sorted(fates))
 
 
@@ -210,11 +208,10 @@ def _corrupt_tile(report: Report, folder: Path) -> None:
     if not PATHOLOGY.is_dir():
         report.skip("7", "corrupt_tile", f"no data at {PATHOLOGY}")
         return
-    for file, status in (("derived/crop-bad-tile.svs", "partial"), ("unreadable.svs", "refused")):
+    for file, wanted in (("derived/crop-bad-tile.svs", "partial"), ("unreadable.svs", "refused")):
         done = verb("tile", f"input={PATHOLOGY / 'slides' / file}", folder=folder)
-        with open(latest(folder, "tile") / "status.csv", newline="") as table:
-            row = next(csv.DictReader(table))
-        report.check("7", done.status == 3 and row["status"] == status, file, (row["status"], row["reason"]))
+        row = rows(latest(folder, "tile") / "status.csv")[0]
+        report.check("7", done.status == 3 and row["status"] == wanted, file, (row["status"], row["reason"]))
 
 
 def _full_disk(report: Report, folder: Path, small: list[str]) -> None:
@@ -244,12 +241,12 @@ def _odd_path(report: Report, folder: Path) -> None:
 
     table = odd / "Tabelle, {ü}.csv"
     with open(table, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "mpp", "group", "label", "caption"])
+        lines = csv.writer(file)
+        lines.writerow(["path", "mpp", "group", "label", "caption"])
         for number in range(24):
             name, label = f"Bild (ö), {number}=x.png", ("pale", "dark")[number % 2]
             Image.fromarray(noise(128, 128, number)).save(odd / name)
-            rows.writerow([name, 0.5, f"p{number // 2}", label, f"a {label} field, seen {number} times"])
+            lines.writerow([name, 0.5, f"p{number // 2}", label, f"a {label} field, seen {number} times"])
     small = ["schedule.steps=2", "schedule.warmup_steps=1", "data.batch_size=8", "evaluation.controls.resnet18=null"]
     done = verb("train", f"manifest={table}", out, *small, folder=folder)
     written = [path.name for path in odd.rglob("report.html")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -144,6 +145,17 @@ def summary(run_folder: Path) -> dict[str, dict[str, Any]]:
     for figure in figures:
         figure.update({key: math.nan for key in ("value", "low", "high") if figure[key] is None})
     return {figure["name"]: figure for figure in figures}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def status(run_folder: Path) -> dict[str, dict[str, str]]:
+    """Rows of ``status.csv`` by input."""
+    return {row["path"]: row for row in rows(run_folder / "status.csv")}
 
 
 def main(points: dict[str, Callable[[Report, Path], None]], argv: Sequence[str]) -> int:

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -94,20 +95,31 @@ def publish(folder: str | Path, name: str, recipe: Mapping[str, object], write: 
 
 def _write(folder: Path, plans: Sequence[SlidePlan], linked: bool, seed: int) -> None:
     classes = leaves(linked)
-    (folder / "slides").mkdir()
-    (folder / "truth").mkdir()
-    (folder / "phantom.obo").write_text(to_obo(linked), encoding="utf-8")
-    with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
+    with table_of(folder, COLUMNS, linked) as table:
         for number, slide in enumerate(track(plans, "drawing the phantom's slides", transient=True)):
             stain = Stain.draw(np.random.default_rng((seed, 1, int(slide.patient[1:]))))
             places, brush, words = (np.random.default_rng((seed, stream, number)) for stream in (2, 3, 4))
             drawn = slides.draw(slide, classes, stain, places, brush)
-            slides.write(folder / "slides" / f"{slide.name}.tiff", drawn.pixels)
-            truth = json.dumps(outlines(slide, drawn, classes))
-            (folder / "truth" / f"{slide.name}.geojson").write_text(truth + "\n")
+            save(folder, slide.name, drawn, outlines(slide, drawn, classes))
             table.writerows(_rows(slide, drawn, classes, words))
+
+
+@contextmanager
+def table_of(folder: Path, columns: Sequence[str], linked: bool) -> Iterator[csv.DictWriter[str]]:
+    """The open table of a cohort that begins, beside its graph and the folders of its slides."""
+    (folder / "slides").mkdir()
+    (folder / "truth").mkdir()
+    (folder / "phantom.obo").write_text(to_obo(linked), encoding="utf-8")
+    with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        yield table
+
+
+def save(folder: Path, name: str, drawn: slides.Slide, truth: Mapping[str, object]) -> None:
+    """Writes a slide, and a GeoJSON of what is true of it."""
+    slides.write(folder / "slides" / f"{name}.tiff", drawn.pixels)
+    (folder / "truth" / f"{name}.geojson").write_text(json.dumps(truth) + "\n")
 
 
 def _rows(

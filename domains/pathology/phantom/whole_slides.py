@@ -19,8 +19,6 @@ truth               GeoJSON with the outline of the sought lesion, level-0 pixel
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +29,8 @@ from core.types import UserError
 from domains.pathology.phantom import slides
 from domains.pathology.phantom.captions import compose
 from domains.pathology.phantom.cohort import FEWEST_PATIENTS, LESIONS_PER_SLIDE, SlidePlan, split_sizes
-from domains.pathology.phantom.diseases import Leaf, families, leaves, to_obo
-from domains.pathology.phantom.folder import MANIFEST, outlines, publish
+from domains.pathology.phantom.diseases import Leaf, families, leaves
+from domains.pathology.phantom.folder import MANIFEST, outlines, publish, save, table_of
 from domains.pathology.phantom.tissue import MPP, Stain
 
 COLUMNS = ("path", "id", "group", "split", "label", "grade", "label.necrosis", "label.lymphocytes", "necrotic_share",
@@ -108,20 +106,13 @@ def plan(patients: int, classes: tuple[Leaf, ...], rng: np.random.Generator) -> 
 def _write(folder: Path, seed: int, patients: int, linked: bool) -> None:
     classes = leaves(linked)
     plans = plan(patients, classes, np.random.default_rng((seed, 5)))
-    (folder / "slides").mkdir()
-    (folder / "truth").mkdir()
-    (folder / "phantom.obo").write_text(to_obo(linked), encoding="utf-8")
-    with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
+    with table_of(folder, COLUMNS, linked) as table:
         for number, patient in enumerate(track(plans, "drawing the phantom's whole slides", transient=True)):
             stain = Stain.draw(np.random.default_rng((seed, 6, number)))
             for part, slide in enumerate(patient.slides):
                 places, brush, words = (np.random.default_rng((seed, s, number, part)) for s in (7, 8, 9))
                 drawn = slides.draw(slide, classes, stain, places, brush)
-                slides.write(folder / "slides" / f"{slide.name}.tiff", drawn.pixels)
-                truth = json.dumps(outlines(slide, drawn, classes, families()[SOUGHT]))
-                (folder / "truth" / f"{slide.name}.geojson").write_text(truth + "\n")
+                save(folder, slide.name, drawn, outlines(slide, drawn, classes, families()[SOUGHT]))
                 table.writerow(_row(patient, slide, classes, words))
 
 
