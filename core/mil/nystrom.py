@@ -16,8 +16,9 @@ class NystromAttention(nn.Module):
 
     Departures from the implementation that TransMIL was published with. A sequence that m does not divide is cut into
     runs that differ by one in length, where the published code puts zero tokens in front, which take part in every
-    softmax and in the first landmark; a sequence shorter than m has each token for a landmark. The start of the
-    iterative pseudo-inverse is scaled for every head alone and not by the largest head (and sequence) of the batch.
+    softmax and in the first landmark; a sequence no longer than m is attended exactly, softmax(Q K^T) V, which is what
+    a landmark for each token stands for (S pinv(S) S = S) and needs no inverse. The start of the iterative
+    pseudo-inverse is scaled for every head alone and not by the largest head (and sequence) of the batch.
 
     Args:
         dim: width of a token.
@@ -37,19 +38,27 @@ class NystromAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[n, dim] -> [n, dim]."""
         q, k, v = self._split(tokens)
-        few, inverse = self._landmarks(q, k)
-        middle = inverse @ F.scaled_dot_product_attention(few[0], k, v)  # [1, H, m, d]
-        mixed = F.scaled_dot_product_attention(q, few[1], middle) + self.convolution(v)
+        if len(tokens) <= self.landmarks:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        else:
+            few, inverse = self._landmarks(q, k)
+            middle = inverse @ F.scaled_dot_product_attention(few[0], k, v)  # [1, H, m, d]
+            attended = F.scaled_dot_product_attention(q, few[1], middle)
+        mixed = attended + self.convolution(v)
         result: Tensor = self.dropout(self.to_out(mixed[0].transpose(0, 1).flatten(1)))
         return result
 
     def first(self, tokens: Tensor) -> Tensor:
         """``forward(tokens)[0]`` without the other rows, [dim]."""
         q, k, v = self._split(tokens)
-        few, inverse = self._landmarks(q, k)
-        row = _softmax(q[:, :, :1], few[1]) @ inverse  # [1, H, 1, m]
+        if len(tokens) <= self.landmarks:
+            attended = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+        else:
+            few, inverse = self._landmarks(q, k)
+            row = _softmax(q[:, :, :1], few[1]) @ inverse  # [1, H, 1, m]
+            attended = row @ F.scaled_dot_product_attention(few[0], k, v)
         near = v[:, :, : self.convolution.kernel_size[0] // 2 + 1]  # all that the convolution sees there
-        mixed = row @ F.scaled_dot_product_attention(few[0], k, v) + self.convolution(near)[:, :, :1]
+        mixed = attended + self.convolution(near)[:, :, :1]
         result: Tensor = self.dropout(self.to_out(mixed.flatten()))
         return result
 
@@ -63,11 +72,13 @@ class NystromAttention(nn.Module):
             [n, dim], which with the bias of the last projection sum to ``first``, and [n].
         """
         q, k, v = self._split(tokens)
-        few, inverse = self._landmarks(q, k)
-        row = _softmax(q[:, :, :1], few[1]) @ inverse
-        # one head at a time, since this is the one place that holds an m x n matrix
-        rows = [row[0, h] @ _softmax(few[0][0, h], k[0, h]) for h in range(self.heads)]
-        attention = torch.cat(rows)  # [H, n]
+        if len(tokens) <= self.landmarks:
+            attention = _softmax(q[:, :, :1], k)[0, :, 0]  # [H, n]
+        else:
+            few, inverse = self._landmarks(q, k)
+            row = _softmax(q[:, :, :1], few[1]) @ inverse
+            # one head at a time, since this is the one place that holds an m x n matrix
+            attention = torch.cat([row[0, h] @ _softmax(few[0][0, h], k[0, h]) for h in range(self.heads)])
         factor = attention.clone()
         kernel = self.convolution.weight[:, 0, self.convolution.kernel_size[0] // 2 :, 0]  # [H, 17] on tokens 0 to 16
         near = min(kernel.shape[1], len(tokens))
@@ -90,12 +101,11 @@ class NystromAttention(nn.Module):
 
 
 def means_of_runs(tokens: Tensor, runs: int) -> Tensor:
-    """Means over consecutive parts of a sequence whose lengths differ by one at most, [..., n, d] -> [..., m, d].
+    """Means over m = ``runs`` consecutive parts of a sequence, [..., n, d] -> [..., m, d] with m <= n.
 
-    m is ``runs``, or n if that is smaller.
+    The parts' lengths differ by one at most.
     """
     length = tokens.shape[-2]
-    runs = min(runs, length)
     run = torch.arange(length, device=tokens.device) * runs // length  # of each token, ascending
     sums = tokens.new_zeros(*tokens.shape[:-2], runs, tokens.shape[-1]).index_add(-2, run, tokens)
     return sums / run.bincount(minlength=runs).to(tokens.dtype)[:, None]

@@ -162,18 +162,19 @@ def nystrom(module: Any, tokens: list[Tensor]) -> tuple[list[Tensor], list[Tenso
     for h in range(module.heads):
         q, k, v = (projected[:, i * dim + h * width : i * dim + (h + 1) * width] for i in range(3))
         q = q / math.sqrt(width)
-        runs = min(module.landmarks, count)
-        inside = [[i for i in range(count) if i * runs // count == r] for r in range(runs)]
-        few_q = torch.stack([q[run].mean(0) for run in inside])
-        few_k = torch.stack([k[run].mean(0) for run in inside])
-        left = torch.softmax(q @ few_k.T, 1)
-        core = torch.softmax(few_q @ few_k.T, 1)
-        right = torch.softmax(few_q @ k.T, 1)
-        one = torch.eye(runs)
-        z = core.T / (core.abs().sum(0).max() * core.abs().sum(1).max())
-        for _ in range(6):
-            z = z @ (13 * one - core @ z @ (15 * one - core @ z @ (7 * one - core @ z))) / 4
-        attention = left @ z @ right
+        attention = torch.softmax(q @ k.T, 1)
+        if (runs := module.landmarks) < count:
+            inside = [[i for i in range(count) if i * runs // count == r] for r in range(runs)]
+            few_q = torch.stack([q[run].mean(0) for run in inside])
+            few_k = torch.stack([k[run].mean(0) for run in inside])
+            left = torch.softmax(q @ few_k.T, 1)
+            core = torch.softmax(few_q @ few_k.T, 1)
+            right = torch.softmax(few_q @ k.T, 1)
+            one = torch.eye(runs)
+            z = core.T / (core.abs().sum(0).max() * core.abs().sum(1).max())
+            for _ in range(6):
+                z = z @ (13 * one - core @ z @ (15 * one - core @ z @ (7 * one - core @ z))) / 4
+            attention = left @ z @ right
         kernel = module.convolution.weight[h, 0, :, 0]
         half = len(kernel) // 2
         for i in range(count):
