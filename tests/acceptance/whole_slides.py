@@ -43,7 +43,8 @@ def whole_slides(report: Report, folder: Path) -> None:
 
 
 def _heads(report: Report, folder: Path, features: Path) -> None:
-    keys = (f"bags.features={features}", f"aggregator={','.join(HEADS)}", f"seed={','.join(map(str, SEEDS))}")
+    keys = (f"bags.features={features}", "bags.of=id", f"aggregator={','.join(HEADS)}",
+            f"seed={','.join(map(str, SEEDS))}")  # fmt: skip
     done = verb("train", "-m", "experiment=slides", *keys, folder=folder)
     sweep = latest(folder, "train", experiment="slides")
     jobs = [path for path in sweep.iterdir() if path.name.isdecimal()]
@@ -56,7 +57,7 @@ def _heads(report: Report, folder: Path, features: Path) -> None:
     most = max(float(line.split()[-1]) for line in done.output.splitlines() if line.startswith("prevalence of the"))
     report.check("1", most <= 0.1, "largest_lesion_prevalence", most)
     for head in HEADS:
-        first, areas = found[head][0]["patient/macro_auroc"], [run["patient/macro_auroc"] for run in found[head]]
+        first, areas = found[head][0]["bag/macro_auroc"], [run["bag/macro_auroc"] for run in found[head]]
         shown = "; ".join(f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})" for area in areas)
         controls = ", ".join(f"{name} {value:.3f}" for name, value in first["controls"].items())
         report.show("1", f"{head}/slide_auroc_of_{len(areas)}_seeds", f"{shown}; {controls}")
