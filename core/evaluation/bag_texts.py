@@ -15,7 +15,7 @@ from core.evaluation.ranking import ranking
 from core.evaluation.retrieval import retrieval
 from core.evaluation.subject import embed_captions
 from core.mil.tasks.alignment import TextTask
-from core.mil.texts import BagTexts
+from core.mil.texts import BagTexts, Entry
 from core.types import Evaluation, UserError
 
 
@@ -24,6 +24,7 @@ class Vocabulary:
     """V entries that bags are asked about. It never comes from the tested bags: they cannot narrow it down."""
 
     names: tuple[str, ...]  # [V]
+    concepts: tuple[str, ...]  # [V] their ids in the graph, "" for captions
     source: str  # graph, list, or training captions
     held: tuple[frozenset[int], ...]  # of all bags of the manifest: which entries are right
 
@@ -50,7 +51,7 @@ class TextsOfBags:
         frequency = np.zeros(len(entries.names))
         for bag in train:
             frequency[sorted(entries.held[bag])] += 1
-        scores = cosines(subject, [self.template.replace("{}", name) for name in entries.names])
+        scores = cosines(subject, [self._text(name) for name in entries.names])
         held = [entries.held[bag] for bag in tested]
         evaluations = [ranking(scores, held, entries.names, frequency, cohort, entries.source)]
         captions = [list(data.texts.captions[bag]) for bag in tested]
@@ -61,6 +62,15 @@ class TextsOfBags:
             scores = cosines(subject, written)
             evaluations.append(retrieval(scores, np.eye(len(written), dtype=np.float32), owner, written, cohort))
         return evaluations
+
+    def asked(self, texts: BagTexts, train: np.ndarray) -> tuple[Entry, ...]:
+        """The vocabulary as it is kept with a run; arguments and errors as of :func:`vocabulary_of`."""
+        entries = vocabulary_of(texts, self.vocabulary, train)
+        known = zip(entries.names, entries.concepts, strict=True)
+        return tuple(Entry(name, concept, self._text(name)) for name, concept in known)
+
+    def _text(self, name: str) -> str:
+        return self.template.replace("{}", name)
 
 
 def cosines(subject: BagSubject, texts: Sequence[str], split: str = "test") -> FloatArray:
@@ -92,22 +102,23 @@ def vocabulary_of(texts: BagTexts, chosen: Sequence[str] | None, train: np.ndarr
         concepts = list(range(len(graph))) if chosen is None else [graph.find(text) for text in chosen]
         place = {concept: entry for entry, concept in enumerate(dict.fromkeys(concepts))}
         held = tuple(frozenset(place[concept] for concept in found if concept in place) for found in texts.concepts)
-        return Vocabulary(tuple(graph.name(concept) for concept in place), "graph" if chosen is None else "list", held)
+        names, ids = (tuple(known[concept] for concept in place) for known in (graph.names, graph.ids))
+        return Vocabulary(names, ids, "graph" if chosen is None else "list", held)
     if chosen is not None:
         raise UserError(
             "a vocabulary is named and there is no graph to find it in",
             "evaluation.bags.figures.vocabulary",
             "give knowledge.path, or leave it out to rank the training captions",
         )
-    names: dict[str, str] = {}  # as captions are compared, and as it was first written
+    captions: dict[str, str] = {}  # as they are compared, and as they were first written
     for bag in train:
         for text in texts.captions[bag]:
-            names.setdefault(_plain(text), text)
-    entries = {key: entry for entry, key in enumerate(names)}
+            captions.setdefault(_plain(text), text)
+    entries = {key: entry for entry, key in enumerate(captions)}
     held = tuple(
         frozenset(entries[_plain(text)] for text in several if _plain(text) in entries) for several in texts.captions
     )
-    return Vocabulary(tuple(names.values()), "training captions", held)
+    return Vocabulary(tuple(captions.values()), ("",) * len(captions), "training captions", held)
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,7 @@ from core.evaluation.metrics import FloatArray, Metric
 from core.types import Evaluation, UserError
 
 KS = (1, 3, 10)
-_TOP = 5  # entries kept an item
+TOP = 5  # entries kept an item
 
 
 def ranking(
@@ -69,7 +69,7 @@ def ranking(
             expected(0, int(own.sum()), len(own))
             + expected(int((counts > best).sum()), int((own & tied).sum()), int(tied.sum()))
         )
-        first = np.argsort(-line, kind="stable")[:_TOP]
+        first = np.argsort(-line, kind="stable")[:TOP]
         rows.append(
             {
                 "id": str(cohort.ids[item]),

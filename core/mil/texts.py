@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One of the vocabulary that bags are asked about."""
+
+    name: str
+    concept: str  # its id in the graph; "" where captions are asked
+    text: str  # what is asked
+
+
+@dataclass(frozen=True)
 class BagTexts:
     """Texts of all bags of a manifest, known by their numbers: the order of their first row."""
 

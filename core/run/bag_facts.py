@@ -11,10 +11,11 @@ from typing import Any
 from core.evaluation.tables import write_json
 from core.mil.bags import Bag
 from core.mil.cohort import Kind, kind_of
+from core.mil.texts import Entry
 from core.types import UserError
 
 FACTS = "model.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no vocabulary
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Facts:
     threshold: float | None  # on the second of two classes, best on the validation bags; None where they had one class
     cut: float | None  # risks above it are the group "high": the median of the training bags, on the scale below
     risk_scale: tuple[float, float] | None  # mean and deviation of the training bags' risks
+    vocabulary: tuple[Entry, ...] = ()  # that bags are asked about; empty for tasks without texts
 
     @property
     def kind(self) -> Kind:
@@ -35,17 +37,25 @@ class Facts:
         return self.width, self.encoder, self.unit
 
 
-def facts_of(bag: Bag, classes: tuple[str, ...], details: Mapping[str, Any]) -> Facts:
+def facts_of(
+    bag: Bag, classes: tuple[str, ...], details: Mapping[str, Any], vocabulary: tuple[Entry, ...] = ()
+) -> Facts:
     """The facts of a run.
 
     Args:
         bag: any training bag; all are of one kind.
         classes: their names.
         details: of the evaluation of the run's own bags, where the evaluator left its threshold or cut.
+        vocabulary: that its bags were ranked by.
     """
     scale = details.get("risk_scale")
     return Facts(
-        *kind_of(bag), classes, details.get("threshold"), details.get("cut"), None if scale is None else tuple(scale)
+        *kind_of(bag),
+        classes,
+        details.get("threshold"),
+        details.get("cut"),
+        None if scale is None else tuple(scale),
+        vocabulary,
     )
 
 
@@ -68,4 +78,9 @@ def read_facts(folder: Path) -> Facts:
     if version > SCHEMA_VERSION:
         raise UserError(f"'{path}' has schema version {version}, newer than {SCHEMA_VERSION}", todo="update trivium")
     scale = stored["risk_scale"]
-    return Facts(**{**stored, "classes": tuple(stored["classes"]), "risk_scale": scale and (scale[0], scale[1])})
+    read = {
+        "classes": tuple(stored["classes"]),
+        "risk_scale": scale and (scale[0], scale[1]),
+        "vocabulary": tuple(Entry(**entry) for entry in stored.get("vocabulary", ())),
+    }
+    return Facts(**{**stored, **read})

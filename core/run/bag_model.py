@@ -7,36 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from core.evaluation.arms import find_arms, find_runs
 from core.evaluation.metrics import FloatArray
+from core.evaluation.ranking import TOP
 from core.mil.bags import Bag, PackedBags
 from core.mil.cohort import kind_of
-from core.mil.tasks.task import BagTask, Explained
-from core.models.weights import load_strictly, read_tensors
+from core.mil.tasks.alignment import TextTask
+from core.mil.tasks.task import Explained
 from core.run.allowlist import allowing
-from core.run.bag_facts import Facts, read_facts
-from core.run.bags import build_task
-from core.run.folder import WEIGHTS, members
+from core.run.bag_facts import Facts
+from core.run.bag_member import Member, read_member
+from core.run.folder import members
 from core.run.load import load_config
 from core.types import UserError
-
-
-@dataclass(frozen=True)
-class Member:
-    """One trained run."""
-
-    folder: Path
-    task: BagTask  # in evaluation mode, on the CPU
-    facts: Facts
-
-    def outcome(self, bags: PackedBags) -> FloatArray:
-        """What may be averaged with other members, [B, O]; risks on the scale of the training bags."""
-        values = self.task.comparable(self.task.predict(bags))
-        mean, deviation = self.facts.risk_scale or (0.0, 1.0)
-        scaled: FloatArray = (values - mean) / deviation
-        return scaled
 
 
 @dataclass(frozen=True)
@@ -48,6 +33,10 @@ class BagModel:
     log-risk has neither level nor scale. A decision is taken once, on that mean, at the median of the members'
     thresholds (or cuts between risk groups), each of which was found on the member's own validation (or training)
     bags. Where a member has no threshold the ensemble has none, and between two classes nothing is then decided.
+
+    Of a task that aligns bags with texts the outcome is how well each entry of the vocabulary, which is kept with the
+    run, fits the bag: mean cosines, by which the evaluation ranks too. They are no probabilities. A run with
+    ``bags.context`` reads a text together with each bag; an empty one is as good as none.
     """
 
     members: tuple[Member, ...]
@@ -64,8 +53,20 @@ class BagModel:
         return self.members[0].task.outcome_names(self.facts.classes)
 
     @property
-    def score_names(self) -> tuple[str, ...]:
+    def ranks(self) -> bool:
+        """Whether it ranks a vocabulary by text."""
+        return isinstance(self.members[0].task, TextTask)
+
+    @property
+    def context(self) -> str | None:
+        """The column of what is read together with a bag; None where bags are seen alone."""
+        column: str | None = OmegaConf.select(self.config, "bags.context")
+        return column
+
+    def score_names(self, entry: int = 0) -> tuple[str, ...]:
         """Names of what :meth:`explain` explains."""
+        if self.ranks:
+            return (f"score of {self.facts.vocabulary[entry].name}",)
         return self.members[0].task.score_names(self.facts.classes)
 
     @property
@@ -78,23 +79,35 @@ class BagModel:
         """Between the risk groups."""
         return _median([member.facts.cut for member in self.members])
 
-    def predict(self, bag: Bag) -> dict[str, float | str | None]:
-        """Outcomes of a bag by name, and what is decided of them: ``prediction`` or ``risk_group``.
+    def predict(self, bag: Bag, context: str = "") -> dict[str, float | str | None]:
+        """Outcomes of a bag by name, and what is decided of them: ``prediction`` or ``risk_group``; see :meth:`row`.
+
+        Args:
+            bag: of the kind that the runs learned from.
+            context: what is read together with it, such as its findings.
 
         Raises:
-            UserError: the bag is of another kind than those that were learned from.
+            UserError: the bag is of another kind, or there is a context and the runs see bags alone.
         """
-        return self.row(self.outcome(bag))
+        return self.row(self.outcome(bag, context))
 
-    def outcome(self, bag: Bag) -> FloatArray:
+    def outcome(self, bag: Bag, context: str = "") -> FloatArray:
         """Mean outcome of the members, [O]; see :meth:`predict`."""
-        self.require(bag)
-        bags = PackedBags.pack([bag])
-        mean: FloatArray = np.mean([member.outcome(bags)[0] for member in self.members], axis=0)
+        bags, read = self._given(bag, context)
+        mean: FloatArray = np.mean([member.outcome(bags, read)[0] for member in self.members], axis=0)
         return mean
 
+    def best(self, outcome: FloatArray) -> int:
+        """The entry of the vocabulary that fits best; 0 for tasks without one."""
+        return int(outcome.argmax()) if self.ranks else 0
+
     def row(self, outcome: FloatArray) -> dict[str, float | str | None]:
-        """Outcomes [O] by name, and the decision."""
+        """Outcomes [O] by name, and the decision.
+
+        Of a vocabulary the first entries: ``top1.name``, ``top1.concept`` (its id in the graph) and ``top1.score``.
+        """
+        if self.ranks:
+            return self._ranked(outcome)
         named: dict[str, float | str | None] = dict(zip(self.outcome_names, outcome.tolist(), strict=True))
         classes, threshold, cut = self.facts.classes, self.threshold, self.cut
         if len(classes) == 2:
@@ -104,17 +117,31 @@ class BagModel:
             return {"prediction": classes[int(outcome.argmax())], **named}
         return named if cut is None else {"risk_group": "high" if outcome[0] > cut else "low", **named}
 
-    def explain(self, bag: Bag) -> Explained:
+    def explain(self, bag: Bag, context: str = "", entry: int = 0) -> Explained:
         """Mean over the members of what each tile brought; the sum over the tiles says which way a score went.
+
+        Args:
+            bag: as for :meth:`predict`.
+            context: as for :meth:`predict`; its tokens are explained too.
+            entry: of a vocabulary the number of what is explained, such as :meth:`best` of an outcome; the
+                contributions of tiles and tokens sum to its score, if those of the aggregator sum to its own.
 
         Raises:
             UserError: as for :meth:`predict`.
         """
-        self.require(bag)
-        bags = PackedBags.pack([bag])
-        parts = [member.task.explain(bags) for member in self.members]
+        bags, read = self._given(bag, context)
+        parts = [member.explain(bags, read, entry) for member in self.members]
         weights, contributions = ([getattr(part, name) for part in parts] for name in ("weights", "contributions"))
-        return Explained(np.mean(weights, axis=0), np.mean(contributions, axis=0))
+        read_too = [part.words for part in parts if part.words is not None]  # of all members or of none
+        words = np.mean(read_too, axis=0) if read_too else None
+        return Explained(np.mean(weights, axis=0), np.mean(contributions, axis=0), words)
+
+    def words(self, context: str, explained: Explained) -> list[tuple[str, float]]:
+        """The words of a context with what each brought, in their order; none where bags are seen alone.
+
+        Only what the text tower could read is here: it cuts a long text.
+        """
+        return [] if explained.words is None else self.members[0].words(context, explained.words[:, 0])
 
     def require(self, bag: Bag) -> None:
         """Refuses a bag that the runs cannot take.
@@ -130,6 +157,22 @@ class BagModel:
                 todo="embed the slide with the encoder of the run",
             )
 
+    def _given(self, bag: Bag, context: str) -> tuple[PackedBags, str | None]:
+        """What the members are given."""
+        self.require(bag)
+        if context and self.context is None:
+            raise UserError("the run sees bags alone and can read no text with them", "context", "leave it out")
+        return PackedBags.pack([bag]), None if self.context is None else context
+
+    def _ranked(self, outcome: FloatArray) -> dict[str, float | str | None]:
+        """The first entries of the vocabulary, in the order of the evaluation."""
+        told: dict[str, float | str | None] = {}
+        for place, number in enumerate(np.argsort(-outcome, kind="stable")[:TOP].tolist(), 1):
+            entry = self.facts.vocabulary[number]
+            told |= {f"top{place}.name": entry.name, f"top{place}.concept": entry.concept or None}
+            told[f"top{place}.score"] = float(outcome[number])
+        return told
+
 
 def load_bags(run: str | Path, allow: Sequence[str] = ()) -> BagModel:
     """A trained run over bags, or all runs of a sweep as an ensemble.
@@ -140,27 +183,15 @@ def load_bags(run: str | Path, allow: Sequence[str] = ()) -> BagModel:
 
     Raises:
         UserError: a run did not end, its weights do not fit, or the runs of a sweep are no ensemble: they differ in
-            more than seed and fold, or in the classes or the kind of features they learned from.
+            more than seed and fold, in the classes, in the vocabulary or in the kind of features they learned from. A
+            run that aligns bags with texts keeps no vocabulary.
     """
     folders = members(Path(run))
     with allowing(allow):
-        found = tuple(_member(folder) for folder in folders)
+        found = tuple(read_member(folder) for folder in folders)
     if len(found) > 1:
         _require_alike(Path(run), found)
     return BagModel(found, load_config(folders[0]))
-
-
-def _member(folder: Path) -> Member:
-    config, path = load_config(folder), folder / WEIGHTS
-    if config.get("road", "pairs") != "bags":
-        raise UserError(f"the run '{folder}' learned from pictures, not from bags", "run", "give a run over bags")
-    if not path.is_file():
-        raise UserError(f"the run '{folder}' has no {WEIGHTS}", todo="it did not end: go on with resume=<that folder>")
-    facts = read_facts(folder)
-    task = build_task(config, facts.width, facts.classes)
-    load_strictly(task, read_tensors(path), str(path))
-    task.eval()
-    return Member(folder, task, facts)
 
 
 def _require_alike(sweep: Path, found: Sequence[Member]) -> None:
@@ -176,6 +207,13 @@ def _require_alike(sweep: Path, found: Sequence[Member]) -> None:
                     str(sweep),
                     "give one of the runs",
                 )
+        if found[0].facts.vocabulary != member.facts.vocabulary:
+            raise UserError(
+                f"the runs '{found[0].folder.name}' and '{member.folder.name}' are no ensemble: they rank different "
+                f"vocabularies, of {len(found[0].facts.vocabulary)} and {len(member.facts.vocabulary)} entries",
+                str(sweep),
+                "give one of the runs, or train with knowledge.path: training captions differ between folds",
+            )
     arms, _ = find_arms(find_runs([member.folder for member in found])[0])
     if len(arms) > 1:
         told = "; ".join(f"{arm.label}: {', '.join(run.path.name for run in arm.runs)}" for arm in arms)

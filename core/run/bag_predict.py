@@ -20,6 +20,7 @@ from core.raster.reader import Reader
 from core.raster.regions import AreaWriter
 from core.run.bag_maps import Placed, place, write_pictures
 from core.run.bag_model import BagModel, load_bags
+from core.run.bag_texts import read_context
 from core.run.bags import Slides, slides_of
 from core.run.instantiate import instantiate
 from core.run.literals import escape
@@ -58,7 +59,9 @@ def run(cfg: DictConfig, folder: Path) -> int:
             ``areas``, ``allow_failures``, ``dry_run``, ``debug``.
         folder: of the run; receives ``predictions.csv`` (one row a patient), ``status.csv`` (one a slide), and of every
             slide whose file can be opened ``maps/<slide>.{png,geojson}``, ``sheets/<slide>.png`` and
-            ``tiles/<slide>.parquet``. A slide without a readable file is predicted all the same: it is counted.
+            ``tiles/<slide>.parquet``. A slide without a readable file is predicted all the same: it is counted. Of a
+            vocabulary the first entries are in the row, and pictures are of the patient's first. Where texts are read
+            together with bags, ``words.csv`` has what each word added to its score.
 
     Returns:
         0, or 3 when a slide was refused.
@@ -71,9 +74,12 @@ def run(cfg: DictConfig, folder: Path) -> int:
     manifest = read_manifest(Path(cfg.manifest), manifest_options(cfg), pictures=False)
     manifest = manifest.with_frame(manifest.frame[manifest.frame["path"].notna()])
     slides = slides_of(_of_new_slides(model, cfg), manifest)
-    pictures = Pictures(instantiate(cfg.reader), instantiate(cfg.areas), manifest, folder, model, cfg.debug)
+    contexts = _contexts(model, manifest)
+    reader, writer = instantiate(cfg.reader), instantiate(cfg.areas)
+    pictures = Pictures(reader, writer, manifest, folder, len(model.members), cfg.debug)
     ids, groups = (manifest.frame[name].astype(str).tolist() for name in ("id", "group"))
     lines: list[dict[str, object]] = []
+    words: list[dict[str, object]] = []
     fates: dict[int, Fate] = {}
     seconds, asked, tiles = 0.0, 0, 0
     began = time.perf_counter()
@@ -87,9 +93,14 @@ def run(cfg: DictConfig, folder: Path) -> int:
                 try:
                     whole = _bags_of(model, patient)
                     if whole:
-                        mean = np.mean([model.outcome(bag) for bag in whole], axis=0)
+                        read = [contexts.get(bag.id, "") for bag in whole]
+                        mean = np.mean([model.outcome(*given) for given in zip(whole, read, strict=True)], axis=0)
                         lines.append({"group": patient.name, **_counts(patient), **model.row(mean)})
-                        told = told if cfg.dry_run else pictures.write(patient, whole)
+                        if not cfg.dry_run:
+                            entry = model.best(mean)
+                            parts = [model.explain(*given, entry) for given in zip(whole, read, strict=True)]
+                            words += _words(model, patient.name, whole, read, parts)
+                            told = pictures.write(patient, parts, model.score_names(entry))
                 except UserError as error:  # tiles of two scales, or more of them than the aggregator can take
                     patient = patient.refused(reason(error))
                 seconds, asked = seconds + time.perf_counter() - start, asked + patient.tiles
@@ -102,11 +113,15 @@ def run(cfg: DictConfig, folder: Path) -> int:
     if cfg.dry_run:
         reading = time.perf_counter() - began - seconds
         print(f"hours: {(reading + seconds * tiles / max(asked, 1)) / 3600:.3g}")
-        print(f"gb: {(tiles * (6 + len(model.score_names)) * 8 + 6 * OVERVIEW_PX**2 * len(ordered)) / 1e9:.3g}")
+        print(f"gb: {(tiles * (6 + len(model.score_names())) * 8 + 6 * OVERVIEW_PX**2 * len(ordered)) / 1e9:.3g}")
         return exit_status(ordered, cfg.allow_failures)
     columns = ["group", "slides", "refused_slides", "tiles"]
     with atomic_write(folder / "predictions.csv") as temporary:
         (pd.DataFrame(lines) if lines else pd.DataFrame(columns=columns)).to_csv(temporary, index=False)
+    if model.context is not None:
+        said = ["group", "bag", "place", "word", "contribution"]
+        with atomic_write(folder / "words.csv") as temporary:
+            pd.DataFrame(words, columns=said).to_csv(temporary, index=False)
     write_status(folder, ordered)
     _tell(model, len(set(groups)), len(lines), ordered)
     return exit_status(ordered, cfg.allow_failures)
@@ -120,29 +135,34 @@ class Pictures:
     writer: AreaWriter
     manifest: Manifest
     folder: Path
-    model: BagModel
+    runs: int
     debug: bool
 
-    def write(self, patient: Patient, whole: Sequence[Bag]) -> dict[int, str]:
-        """The pictures of every slide; why there are none, by row (empty where there are)."""
-        parts = [self.model.explain(bag) for bag in whole]
+    def write(self, patient: Patient, parts: Sequence[Explained], names: tuple[str, ...]) -> dict[int, str]:
+        """The pictures of every slide; why there are none, by row (empty where there are).
+
+        Args:
+            patient: whose slides they are.
+            parts: of each bag that was made of the slides, in their order.
+            names: of what is explained.
+        """
         ends = np.cumsum([len(bag) for bag in patient.bags])[:-1]
         weights = np.split(np.concatenate([part.weights for part in parts]), ends)
         contributions = np.split(np.concatenate([part.contributions for part in parts]), ends)
         told = {}
         for row, bag, mine, shares in zip(patient.rows, patient.bags, weights, contributions, strict=True):
-            told[row] = self._slide(row, bag, Explained(mine, shares))
+            told[row] = self._slide(row, bag, Explained(mine, shares), names)
         return told
 
-    def _slide(self, row: int, bag: Bag, explained: Explained) -> str:
+    def _slide(self, row: int, bag: Bag, explained: Explained, names: tuple[str, ...]) -> str:
         path, resolution = self.manifest.file(row), self.manifest.frame["resolution"].iloc[row]
         name = safe_name(bag.id)
         if not path.is_file():
             return "the slide is not there"
         try:
             with self.reader.open(path, None if np.isnan(resolution) else float(resolution)) as raster:
-                placed = Placed(place(bag, raster), explained, self.model.score_names)
-                title = bag.id if len(self.model.members) == 1 else f"{bag.id}, {len(self.model.members)} runs"
+                placed = Placed(place(bag, raster), explained, names)
+                title = bag.id if self.runs == 1 else f"{bag.id}, {self.runs} runs"
                 write_pictures(self.folder, name, raster, placed, self.writer, title)
         except UserError as error:  # a prediction without a picture is still a prediction
             return reason(error)
@@ -179,6 +199,25 @@ def _of_new_slides(model: BagModel, cfg: DictConfig) -> DictConfig:
     return config
 
 
+def _contexts(model: BagModel, manifest: Manifest) -> dict[str, str]:
+    """What is read together with each bag, by its name; nothing where bags are seen alone.
+
+    Raises:
+        UserError: the manifest lacks the column.
+    """
+    if model.context is None:
+        return {}
+    if model.context not in manifest.frame:
+        raise UserError(
+            f"the run reads the column '{model.context}' together with a slide, and the table has none",
+            str(manifest.path),
+            "add it, empty where nothing is written, or name it by manifest_options.columns",
+        )
+    of = model.config.bags.of
+    names = rows_by_name(manifest.frame[of].astype(str))
+    return dict(zip(names, read_context(manifest, model.context, of), strict=True))
+
+
 def _patients(model: BagModel, slides: Slides, ids: Sequence[str], groups: Sequence[str]) -> Iterator[Patient]:
     """The slides of each group, read one patient at a time."""
     for name, rows in rows_by_name(groups).items():
@@ -208,6 +247,17 @@ def _bags_of(model: BagModel, patient: Patient) -> list[Bag]:
     return [joined(patient.name, patient.bags)]
 
 
+def _words(
+    model: BagModel, patient: str, whole: Sequence[Bag], read: Sequence[str], parts: Sequence[Explained]
+) -> list[dict[str, object]]:
+    """What each word that was read together with the bags of a patient brought."""
+    return [
+        {"group": patient, "bag": bag.id, "place": place, "word": word, "contribution": value}
+        for bag, text, part in zip(whole, read, parts, strict=True)
+        for place, (word, value) in enumerate(model.words(text, part), 1)
+    ]
+
+
 def _counts(patient: Patient) -> dict[str, object]:
     return {
         "slides": len(patient.rows),
@@ -230,3 +280,5 @@ def _tell(model: BagModel, patients: int, predicted: int, fates: Sequence[Fate])
         print(f"threshold: {none if model.threshold is None else f'{model.threshold:.6g}'}")
     if model.cut is not None:
         print(f"cut: {model.cut:.6g}")
+    if model.ranks:
+        print(f"vocabulary: {len(model.facts.vocabulary)} entries")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from core.data.audit import audit, refuse
 from core.data.manifest import Manifest
 from core.evaluation.bag_subject import BagSubject
+from core.evaluation.bag_texts import TextsOfBags
 from core.evaluation.tables import write_results
 from core.mil.bags import Bag
 from core.mil.data import BagDataModule
@@ -163,7 +164,9 @@ def finish(
     parts = [instantiate(part) for part in cfg.evaluation.bags.values() if part is not None]
     evaluations = shareable(cfg, [made for evaluator in parts for made in evaluator(subject)])
     details = next((made.details for made in evaluations if made.name == name), {})
-    write_facts(folder, facts_of(data.bag(data.ids("train")[0]), names, details))
+    ranked = next((part for part in parts if isinstance(part, TextsOfBags)), None)
+    vocabulary = ranked.asked(data.texts, data.numbers("train")) if ranked and data.texts else ()
+    write_facts(folder, facts_of(data.bag(data.ids("train")[0]), names, details, vocabulary))
     write_results(folder, evaluations)
     write_status(folder, fates)
     return conclude(cfg, folder, evaluations, fates)

@@ -79,7 +79,8 @@ VERBS = {
     "predict": Help(
         "Asks text prompts of every tile of a slide. Gives a probability map as a picture with a scale bar, and areas\n"
         "for the viewer of the domain. A run over bags, or a sweep of them as an ensemble, is applied to the features\n"
-        "of new slides: one row a patient, with maps of what each tile brought where the slides are there.",
+        "of new slides: one row a patient, with maps of what each tile brought where the slides are there. Of a run\n"
+        "that aligned bags with texts the row has the first five entries of its vocabulary, and maps are of the first.",
         (
             _RUN,
             _INPUT,
@@ -95,7 +96,7 @@ VERBS = {
             ("run=outputs/pathology/train/bags/cv manifest=new.csv bags.features=features", "an ensemble of folds"),
             ("run=latest input=slides/ 'prompts=[normal colon, an adenoma, a lymphoid follicle]'", "your own words"),
         ),
-        "maps/, tiles/, predictions.csv, prompts.json, status.csv (the fate of every file); of bags also sheets/",
+        "maps/, tiles/, predictions.csv, prompts.json, status.csv (fate of every file); of bags sheets/, words.csv",
     ),
     "search": Help(
         "Finds the tiles of a cohort that are nearest to a text or to a picture. Keeps an index beside the features\n"

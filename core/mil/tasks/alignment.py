@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from core.mil.aggregator import Aggregator
     from core.mil.bags import PackedBags
     from core.mil.data import BagBatch
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What tiles and words add to the cosine of their bag with each of C texts: signed, summing to it over a bag."""
+
+    tiles: npt.NDArray[np.float32]  # [T, C]
+    words: npt.NDArray[np.float32]  # [B, L, C] by their column in the context; 0 where there is no word
+    weights: npt.NDArray[np.float32]  # [T, C] share of each tile in its bag; what all lack to 1 is the words'
 
 
 class TextTask(BagTask):
@@ -63,6 +73,10 @@ class TextTask(BagTask):
             found: npt.NDArray[np.float32] = self.cosines(bags, texts, context).float().cpu().numpy()
         return found
 
+    @abstractmethod
+    def attribution(self, bags: PackedBags, texts: Tensor, context: Tensor | None = None) -> Attribution:
+        """Where :meth:`cosines` come from, without gradient and with dropout off; arguments as there."""
+
     def after_step(self) -> None:
         self.model.clamp()
 
@@ -100,3 +114,14 @@ class BagAlignment(TextTask):
     def cosines(self, bags: PackedBags, texts: Tensor, context: Tensor | None = None) -> Tensor:
         embedding = self.outcome(self(bags)[0])
         return embedding @ texts.to(embedding).T
+
+    def attribution(self, bags: PackedBags, texts: Tensor, context: Tensor | None = None) -> Attribution:
+        """See :meth:`TextTask.attribution`: the tiles' contributions along each text, over the length of their bag."""
+        with evaluating(self), torch.no_grad():
+            scores, output = self(bags)
+            along = texts.to(self.head.weight) @ self.head.weight  # [C, E]: a text as a head of one score
+            length = scores.norm(dim=1).clamp(min=1e-12)[bags.owner, None]
+            tiles = self.aggregator.contributions(output, along) / length
+            weights = output.weights.reshape(len(tiles), -1).mean(dim=1, keepdim=True).expand(-1, len(texts))
+        words = np.zeros((len(bags), 0, len(texts)), np.float32)
+        return Attribution(tiles.float().cpu().numpy(), words, weights.float().cpu().numpy())

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,15 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from core.mil.aggregators.prototypes import PrototypeCounts, Prototypes
 from core.mil.gated_fusion import GatedFusion, masked_softmax
-from core.mil.tasks.alignment import TextTask
+from core.mil.tasks.alignment import Attribution, TextTask
 from core.mil.tasks.task import evaluating
 from core.objectives.exchange import Exchange
 from core.training.alignment import aligned
 from core.types import Encoded, LossTerms, Targets, UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from core.mil.aggregator import Aggregator
     from core.mil.bags import PackedBags
     from core.mil.data import BagBatch
@@ -131,29 +128,22 @@ class SongCi(TextTask):
         parts = torch.split(texts.to(keys.vectors), TEXTS)
         return torch.cat([answered(keys.vectors, keys.present, part, self._sharpness()) for part in parts], dim=1)
 
-    def attribution(
-        self, bags: PackedBags, texts: Tensor, context: Tensor | None = None
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """What tiles and words add to the cosine of their bag with each text: signed, and summing to it over a bag.
+    def attribution(self, bags: PackedBags, texts: Tensor, context: Tensor | None = None) -> Attribution:
+        """See :meth:`core.mil.tasks.alignment.TextTask.attribution`.
 
-        A token u adds ``a_u (t k_u) / |z|``; the tiles of a prototype share it equally. It is told where a token
-        stands; with open gates it has seen the others.
-
-        Args:
-            bags: B with T tiles.
-            texts: [C, D] unit embeddings.
-            context: [B, L] tokens of the findings.
-
-        Returns:
-            tiles [T, C], and words [B, L', C] by their column in ``context`` (0 where there is no word).
+        A token u adds ``a_u (t k_u) / |z|`` and weighs ``a_u``; the tiles of a prototype share both equally. It is told
+        where a token stands; with open gates it has seen the others.
         """
         with evaluating(self), torch.no_grad():
             keys = self.keys(bags, context)
-            added = shares(keys.vectors, keys.present, texts.to(keys.vectors), self._sharpness())  # [B, C, K]
-            of_tokens, of_words = added[..., : keys.most].transpose(1, 2), added[..., keys.most :].transpose(1, 2)
+            weights, added = shares(keys.vectors, keys.present, texts.to(keys.vectors), self._sharpness())  # [B, C, K]
             there = keys.present[:, : keys.most]
-            tiles = (of_tokens[there] / keys.counts.count[:, None])[keys.counts.pair]
-        return tiles.float().cpu().numpy(), of_words.float().cpu().numpy()
+            tiles, mine = (
+                (part[..., : keys.most].transpose(1, 2)[there] / keys.counts.count[:, None])[keys.counts.pair]
+                for part in (added, weights)
+            )
+            words = added[..., keys.most :].transpose(1, 2)
+        return Attribution(*(part.float().cpu().numpy() for part in (tiles, words, mine)))
 
     def keys(self, bags: PackedBags, context: Tensor | None = None) -> Keys:
         """Fused tokens and words of bags in the text space."""
@@ -199,14 +189,13 @@ def answered(vectors: Tensor, present: Tensor, texts: Tensor, scale: Tensor) -> 
         texts: [C, D] unit t.
         scale: s.
     """
-    return shares(vectors, present, texts, scale).sum(dim=2)
+    return shares(vectors, present, texts, scale)[1].sum(dim=2)
 
 
-def shares(vectors: Tensor, present: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """What each k_u adds to ``cos(t, z)``: ``a_u (t k_u) / |z|``, [B, C, K]."""
+def shares(vectors: Tensor, present: Tensor, texts: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight a_u of each k_u, and what it adds to ``cos(t, z)``: ``a_u (t k_u) / |z|``; both [B, C, K]."""
     with torch.autocast(vectors.device.type, enabled=False):
         products = texts.to(vectors.dtype) @ vectors.transpose(1, 2)  # [B, C, K]
         attention = masked_softmax(scale * products, present[:, None])
         length = (attention @ vectors).norm(dim=2, keepdim=True).clamp(min=1e-6)
-        added: Tensor = attention * products / length
-    return added
+        return attention, attention * products / length

@@ -29,6 +29,7 @@ class Explained:
 
     weights: npt.NDArray[np.float32]  # [T] share of each tile in its bag (attention), mean over its columns
     contributions: npt.NDArray[np.float32]  # [T, M] signed
+    words: npt.NDArray[np.float32] | None = None  # [L, M] likewise, of the tokens of a text that is read with the bag
 
 
 class BagTask(Task):

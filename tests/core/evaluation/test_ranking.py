@@ -7,12 +7,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from core.evaluation.bag_texts import vocabulary_of
+from core.evaluation.bag_texts import TextsOfBags, vocabulary_of
 from core.evaluation.cohort import Cohort
 from core.evaluation.ranking import expected, ranking
 from core.knowledge.compile import compile_graph
 from core.knowledge.terms import Term
-from core.mil.texts import BagTexts
+from core.mil.texts import BagTexts, Entry
 from core.types import UserError
 
 NAMES = ["a", "b", "c", "d"]
@@ -85,10 +85,12 @@ def test_a_vocabulary_is_the_graph_a_list_or_what_training_says() -> None:
     assert (whole.names, whole.source) == (("disease", "adenoma", "lymphoma"), "graph")
     assert whole.held == (frozenset({1}), frozenset({1, 2}), frozenset())
     some = vocabulary_of(texts(True), ["lymphoma", "X:0"], train)
-    assert (some.names, some.source) == (("lymphoma", "disease"), "list")
+    assert (some.names, some.concepts, some.source) == (("lymphoma", "disease"), ("X:2", "X:0"), "list")
     assert some.held == (frozenset(), frozenset({0}), frozenset())
     told = vocabulary_of(texts(False), None, train)
-    assert (told.names, told.source) == (("An adenoma",), "training captions")
+    assert (told.names, told.concepts, told.source) == (("An adenoma",), ("",), "training captions")
+    kept = TextsOfBags(["lymphoma"], "a slide of {}").asked(texts(True), train)
+    assert kept == (Entry("lymphoma", "X:2", "a slide of lymphoma"),)
     assert told.held == (frozenset({0}), frozenset({0}), frozenset())
     with pytest.raises(UserError, match="no graph to find it in"):
         vocabulary_of(texts(False), ["adenoma"], train)

@@ -127,6 +127,11 @@ def test_prediction_is_a_unit_vector_and_tiles_add_up_to_a_text() -> None:
     with torch.no_grad():
         scores, _ = task(bags)
     torch.testing.assert_close(added, scores @ asked.T, rtol=1e-5, atol=1e-6)
+    told = task.attribution(bags, asked)
+    sums = segment_sum(torch.from_numpy(told.tiles), bags.offsets).numpy()
+    np.testing.assert_allclose(sums, task.ask(bags, asked), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(segment_sum(torch.from_numpy(told.weights), bags.offsets), 1, rtol=1e-5)
+    assert told.words.shape == (len(bags), 0, 3)
 
 
 def test_a_frozen_text_tower_stays_and_the_image_tower_is_gone() -> None:

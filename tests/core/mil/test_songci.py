@@ -124,12 +124,16 @@ def test_loss_is_the_objective_on_every_bag_asked_by_every_text_and_a_pull() -> 
 def test_tiles_and_words_add_up_to_the_cosine() -> None:
     task = songci()
     given, asked = batch(task), unit_texts(4)
-    tiles, words = (torch.from_numpy(part).double() for part in task.attribution(given.bags, asked, given.context))
-    assert tiles.shape == (int(LENGTHS.sum()), 4)
+    found = task.attribution(given.bags, asked, given.context)
+    tiles, words, weights = (torch.from_numpy(part).double() for part in (found.tiles, found.words, found.weights))
+    assert tiles.shape == weights.shape == (int(LENGTHS.sum()), 4)
     total = segment_sum(tiles, given.bags.offsets) + words.sum(dim=1)
     torch.testing.assert_close(total, torch.from_numpy(task.ask(given.bags, asked, given.context)).double())
     silent = given.ids.index("bag1")
     assert not words[silent].any(), "no findings, no words"
+    shares = segment_sum(weights, given.bags.offsets)
+    torch.testing.assert_close(shares[silent], torch.ones(4).double())
+    assert shares[[b for b in range(len(LENGTHS)) if b != silent]].max() < 1, "words have their share"
     assert words[[b for b in range(len(LENGTHS)) if b != silent]].any(dim=2).any(dim=1).all()
 
 
@@ -141,7 +145,7 @@ def test_the_token_that_says_a_text_adds_most_to_it_and_its_opposite_takes_away(
     with torch.no_grad():
         keys = task.keys(alone)
     said = keys.vectors[0, 0]  # the text of the bag's first prototype
-    tiles, _ = task.attribution(alone, torch.stack([said, -said]))
+    tiles = task.attribution(alone, torch.stack([said, -said])).tiles
     mine = (keys.counts.pair == 0).numpy()
     per_token = torch.zeros(keys.most, 2).index_add(0, keys.counts.pair, torch.from_numpy(tiles))
     assert (tiles[mine, 0] > 0).all()
@@ -177,7 +181,7 @@ def test_it_learns_and_its_attribution_falls_on_the_planted_tiles() -> None:
     told = [b for b in range(8) if planted[owner == b].any()]
     assert len(told) >= 7
     assert torch.equal(found.clamp(max=2)[told], kinds.clamp(max=2)[told])
-    tiles, _ = task.attribution(given.bags, asked)
+    tiles = task.attribution(given.bags, asked).tiles
     own = torch.from_numpy(tiles)[torch.arange(len(tiles)), kinds[owner]]
     shares = [float(own[planted & (owner == b)].sum() / own[owner == b].sum()) for b in told]
     assert min(shares) > 0.6

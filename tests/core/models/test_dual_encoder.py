@@ -102,6 +102,16 @@ def test_a_long_caption_keeps_its_end_token() -> None:
     assert tokens[0, -1] == tokens[1, 2] == 49407
 
 
+def test_words_are_told_with_the_columns_of_their_pieces() -> None:
+    tokenizer = ClipTokenizer(9)
+    told = tokenizer.words(tokenizer(["Ödematous, a hepatoblastoma"])[0])
+    assert [word for word, _ in told][:3] == ["ödematous", ",", "a"]
+    assert "hepatoblastoma".startswith(told[3][0]), "the end is cut off"
+    assert [column for _, columns in told for column in columns] == list(range(1, 8))
+    assert max(len(columns) for _, columns in told) > 1
+    assert tokenizer.words(tokenizer([""])[0]) == []
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_model_config_builds(path: Path) -> None:
     with torch.device("meta"):  # shapes alone: ViT-B costs seconds to initialise

@@ -18,7 +18,8 @@ from core.mil.tasks.regression import BagRegression
 from core.mil.tasks.task import BagTask
 from core.run.bag_facts import Facts, read_facts, write_facts
 from core.run.bag_maps import weightiest
-from core.run.bag_model import BagModel, Member
+from core.run.bag_member import Member
+from core.run.bag_model import BagModel
 from core.types import UserError
 
 WIDTH = 4
@@ -96,7 +97,7 @@ def test_contributions_are_in_the_unit_of_the_target_and_one_for_all_bins_of_tim
     with torch.no_grad():
         estimate.head.bias.zero_()
     model = ensemble((estimate, facts()))
-    assert model.score_names == ("estimate",)
+    assert model.score_names() == ("estimate",)
     told = model.predict(bag())["estimate"]
     assert told == pytest.approx(7 + float(model.explain(bag()).contributions.sum()), rel=1e-5)
     bins = ensemble((BagDiscreteHazard(MeanPooling(WIDTH, ()), bins=4), facts()))
@@ -115,8 +116,8 @@ def test_facts_are_read_as_they_were_written_and_a_newer_version_is_refused(tmp_
     write_facts(tmp_path, known)
     assert read_facts(tmp_path) == known
     path = tmp_path / "model.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(UserError, match="newer than 1"):
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(UserError, match="newer than 2"):
         read_facts(tmp_path)
 
 
