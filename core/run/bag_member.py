@@ -89,7 +89,8 @@ def read_member(folder: Path) -> Member:
         raise UserError(
             f"the run '{folder}' keeps no vocabulary that bags could be asked about",
             str(folder / FACTS),
-            "train it again, with evaluation.bags.figures as its bag_task sets it",
+            "train it again with evaluation.bags.figures as its bag_task sets it; training captions of restricted data "
+            "are not kept, so there give knowledge.path",
         )
     load_strictly(task, read_tensors(path), str(path))
     task.eval()

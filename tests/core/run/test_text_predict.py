@@ -146,6 +146,17 @@ def test_a_run_without_a_vocabulary_and_a_table_without_findings_are_refused(
     assert "reads the column 'findings'" in " ".join(capsys.readouterr().err.split())
 
 
+def test_captions_of_restricted_data_are_not_kept_with_a_run(tmp_path: Path) -> None:
+    table = write_text_cohort(tmp_path, patients=32)
+    keys = [*ALIGNED, *QUICK, "knowledge.path=null"]
+    kept = {}
+    for sharing in ("open", "restricted"):
+        _, run = train(table, tmp_path / sharing, *keys, f"data.sharing={sharing}")
+        kept[sharing] = read_facts(run).vocabulary
+    assert len(kept["open"]) > 1
+    assert kept["restricted"] == ()
+
+
 def test_runs_that_rank_different_vocabularies_are_no_ensemble(runs: dict[str, Path], tmp_path: Path) -> None:
     for number in ("0", "1"):
         shutil.copytree(runs["alignment"], tmp_path / number)
