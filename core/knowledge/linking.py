@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.knowledge.aliases import NOTHING, read_aliases
+from core.knowledge.denial import is_denied
 from core.knowledge.graph import KnowledgeGraph
 from core.knowledge.normalise import HARD, Token, compact, joined, tokens
 from core.knowledge.stop_forms import is_acronym, is_stop_form
@@ -41,7 +42,7 @@ class Linker:
     (unless it is the whole text). Stop forms (:mod:`core.knowledge.stop_forms`) never match. From the left, the longest
     match wins and its words are used up. Of several concepts that go by one form, a name wins over a synonym and an
     exact synonym over others; of equals, one that is an ancestor of all the others; else the form is ambiguous and
-    links nothing. An alias wins over all.
+    links nothing. An alias wins over all. What a text denies (:mod:`core.knowledge.denial`) is not linked.
     """
 
     def __init__(self, graph: KnowledgeGraph, aliases: str | Path | None = None) -> None:
@@ -64,7 +65,7 @@ class Linker:
             self._add(text, concept, _RANK["ALIAS"])
 
     def link(self, text: str) -> list[Mention]:
-        """Mentions in the order of the text, never overlapping."""
+        """Mentions in the order of the text, never overlapping; denied ones are left out."""
         words = tokens(text)
         hyphenated: dict[int, list[tuple[int, str]]] = {}
         if any(word.hyphen for word in words):
@@ -80,8 +81,8 @@ class Linker:
                 place += 1
                 continue
             end, concept = found
-            if concept != NOTHING:
-                start, stop = words[place].start, words[end - 1].end
+            start, stop = words[place].start, words[end - 1].end
+            if concept != NOTHING and not is_denied(text, start, stop):
                 mentions.append(Mention(start, stop, text[start:stop], concept))
             place = end
         return mentions

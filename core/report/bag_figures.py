@@ -33,7 +33,10 @@ def curves_of_bags(results: Results) -> dict[str, tuple[Any, pd.DataFrame]]:
         note = "; ".join(filter(None, (units(shown[0]), of_all(shown[0].note))))
         if "class_names" in detail:
             scores = np.stack([np.asarray(row, dtype=np.float64) for row in items["probabilities"]])
-            curves["roc"] = roc(scores, items["target"].astype(int), _legend(detail["class_names"], name, shown), note)
+            names = detail["class_names"]
+            codes = range(len(names))[: len(_COLOURS)] if len(names) != 2 else (1,)
+            told = {code: str(names[code]) for code in codes}
+            curves["roc"] = roc(scores, items["target"].astype(int), told, note, _area(name, shown))
         elif "risk_group" in items and items["risk_group"].notna().any():
             time, event, group = items["time"], items["event"].astype(bool), items["risk_group"] + " risk"
             test = log_rank(time, event, group) if group.nunique() > 1 else None
@@ -41,28 +44,26 @@ def curves_of_bags(results: Results) -> dict[str, tuple[Any, pd.DataFrame]]:
     return curves
 
 
-def _legend(classes: Sequence[str], name: str, shown: Sequence[Figure]) -> dict[int, str]:
-    """Which classes get a curve, and what is written beside it; of two classes the area with its interval."""
-    if len(classes) != 2:
-        return {code: str(label).replace("_", " ") for code, label in enumerate(classes[: len(_COLOURS)])}
+def _area(name: str, shown: Sequence[Figure]) -> str:
+    """The area under the only curve with its interval; nothing where there is none."""
     area = next((figure for figure in shown if figure.name == f"{name}/macro_auroc"), None)
     if area is None:
-        return {1: str(classes[1])}
-    interval = "" if np.isnan(area.low) else f" ({area.low:.2f} to {area.high:.2f})"
-    return {1: f"{str(classes[1]).replace('_', ' ')}, area {area.value:.2f}{interval}"}
+        return ""
+    interval = "" if np.isnan(area.low) else f" ({area.low:.3f} to {area.high:.3f})"
+    return f"area {area.value:.3f}{interval}"
 
 
 def roc(
-    scores: npt.ArrayLike, targets: npt.ArrayLike, names: Mapping[int, str], note: str = ""
+    scores: npt.ArrayLike, targets: npt.ArrayLike, names: Mapping[int, str], note: str = "", area: str = ""
 ) -> tuple[Any, pd.DataFrame]:
     """ROC curves, one class against the rest.
 
     Args:
         scores: [N, C], any monotone score of each class.
         targets: [N] int, the true class.
-        names: which classes to draw, by number (of two classes, the second says it all); what is written beside each
-            is the name given here, which may hold the area and its interval.
+        names: which classes to draw, by number (of two classes, the second says it all).
         note: shown above: unit, number, "synthetic".
+        area: written beside the curve where there is one alone.
 
     Returns:
         The figure, and rows class, threshold (scores at or above it are called positive), false_positive_rate,
@@ -80,7 +81,8 @@ def roc(
             if positive.all() or not positive.any():
                 continue
             false, true, threshold = roc_curve(positive, table[:, code], drop_intermediate=False)
-            axes.plot(false, true, color=_COLOURS[index % len(_COLOURS)], linewidth=1.8, label=name)
+            label = ", ".join(filter(None, (name.replace("_", " "), area if len(names) == 1 else "")))
+            axes.plot(false, true, color=_COLOURS[index % len(_COLOURS)], linewidth=1.8, label=label)
             frames.append(
                 pd.DataFrame(
                     {

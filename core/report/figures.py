@@ -59,7 +59,7 @@ def curves(metrics: pd.DataFrame) -> dict[str, tuple[Any, pd.DataFrame]]:
 
 
 def intervals(figures: Sequence[Figure]) -> tuple[Any, pd.DataFrame]:
-    """Values with 95 % intervals, and the controls of each as ticks."""
+    """Values with 95 % intervals, and the controls of each as ticks; drawn are those between 0 and 1, told are all."""
     rows = [f for f in figures if 0 <= f.value <= 1]
     with _style():
         plot, axes = _plot(6.6, 0.34 * len(rows) + 0.9)
@@ -92,7 +92,7 @@ def intervals(figures: Sequence[Figure]) -> tuple[Any, pd.DataFrame]:
                 "unit": f.unit,
             }
             | {f"control.{name}": value for name, value in f.controls.items()}
-            for f in rows
+            for f in figures
         ]
     )
     return plot, frame

@@ -263,10 +263,32 @@ def test_every_name_of_a_real_ontology_links_to_its_concept(doid: KnowledgeGraph
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("No adenoma.", []),
+        ("Glands without atypia, adenoma or carcinoma", []),
+        ("negative for squamous cell carcinoma and metastasis", []),
+        ("An adenoma was not seen; a carcinoma was.", ["carcinoma"]),
+        ("Metastasis has been ruled out", []),
+        ("Free of metastasis but with an adenoma", ["adenoma"]),
+        ("No metastasis. Adenoma", ["adenoma"]),
+        ("Papillae and no necrosis, adenoma of the bronchus", ["adenoma", "bronchus"]),
+        ("There is no doubt of carcinoma", ["carcinoma"]),
+        ("not only an adenoma, also carcinoma", ["adenoma", "carcinoma"]),
+        ("lung non-small cell carcinoma", ["lung non-small cell carcinoma"]),
+        ("No. 5: adenoma", ["adenoma"]),
+        ("no mitoses in any of the ten fields around this adenoma", ["adenoma"]),  # denials reach five words
+    ],
+)
+def test_what_a_text_denies_is_not_linked(text: str, names: list[str]) -> None:
+    assert [name for _, name in found(text)] == names
+
+
 @needs_data
 def test_real_captions_are_understood(doid: KnowledgeGraph) -> None:
     linker = Linker(doid)
-    text = "Keratinising squamous-cell carcinomas of the lung; no lung small-cell carcinoma. H&E, ×200."
+    text = "Keratinising squamous-cell carcinomas of the lung, lung small-cell carcinoma; no lymphoma. H&E, ×200."
     names = [doid.name(mention.concept) for mention in linker.link(text)]
     assert names[-1] == "lung small cell carcinoma"
     assert "squamous cell carcinoma" in names[0]
