@@ -15,7 +15,7 @@ from core.mil.texts import Entry
 from core.types import UserError
 
 FACTS = "model.json"
-SCHEMA_VERSION = 2  # 1 had no vocabulary
+SCHEMA_VERSION = 3  # 1 had no vocabulary, 2 no tile_size
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Facts:
     cut: float | None  # risks above it are the group "high": the median of the training bags, on the scale below
     risk_scale: tuple[float, float] | None  # mean and deviation of the training bags' risks
     vocabulary: tuple[Entry, ...] = ()  # that bags are asked about; empty for tasks without texts
+    tile_size: float | None = None  # usual side of a training tile, in ``unit``; None: an older run did not keep it
 
     @property
     def kind(self) -> Kind:
@@ -38,12 +39,17 @@ class Facts:
 
 
 def facts_of(
-    bag: Bag, classes: tuple[str, ...], details: Mapping[str, Any], vocabulary: tuple[Entry, ...] = ()
+    bag: Bag,
+    tile_size: float | None,
+    classes: tuple[str, ...],
+    details: Mapping[str, Any],
+    vocabulary: tuple[Entry, ...] = (),
 ) -> Facts:
     """The facts of a run.
 
     Args:
         bag: any training bag; all are of one kind.
+        tile_size: usual side of a tile of theirs.
         classes: their names.
         details: of the evaluation of the run's own bags, where the evaluator left its threshold or cut.
         vocabulary: that its bags were ranked by.
@@ -56,6 +62,7 @@ def facts_of(
         details.get("cut"),
         None if scale is None else tuple(scale),
         vocabulary,
+        tile_size,
     )
 
 

@@ -13,7 +13,7 @@ from core.evaluation.arms import find_arms, find_runs
 from core.evaluation.metrics import FloatArray
 from core.evaluation.ranking import TOP
 from core.mil.bags import Bag, PackedBags
-from core.mil.cohort import kind_of
+from core.mil.cohort import kind_of, same_scale
 from core.mil.tasks.alignment import TextTask
 from core.mil.tasks.task import Explained
 from core.run.allowlist import allowing
@@ -147,7 +147,7 @@ class BagModel:
         """Refuses a bag that the runs cannot take.
 
         Raises:
-            UserError: another width, encoder or unit than that of the bags that were learned from.
+            UserError: another width, encoder, unit or scale than that of the bags that were learned from.
         """
         if kind_of(bag) != self.facts.kind:
             words = "width {}, encoder {}, coordinates in {}"
@@ -155,6 +155,12 @@ class BagModel:
             raise UserError(
                 f"features of {words.format(*kind_of(bag))}; the run learned from {own}",
                 todo="embed the slide with the encoder of the run",
+            )
+        usual = self.facts.tile_size
+        if usual is not None and not same_scale(bag.tile_size, usual):
+            raise UserError(
+                f"tiles of {bag.tile_size:g} {bag.unit}; the run learned from tiles of {usual:g} {bag.unit}",
+                todo="embed the slide at the scale of the run",
             )
 
     def _given(self, bag: Bag, context: str) -> tuple[PackedBags, str | None]:

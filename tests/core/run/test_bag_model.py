@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +27,10 @@ from core.types import UserError
 WIDTH = 4
 
 
-def bag(seed: int = 0, width: int = WIDTH, encoder: str = "toy@1") -> Bag:
+def bag(seed: int = 0, width: int = WIDTH, encoder: str = "toy@1", size: float = 64.0) -> Bag:
     random = np.random.default_rng(seed)
     features = random.normal(size=(9, width)).astype(np.float32)
-    return Bag(f"bag{seed}", features, 64 * random.integers(9, size=(9, 2)).astype(np.float32), 64.0, "um", encoder)
+    return Bag(f"bag{seed}", features, 64 * random.integers(9, size=(9, 2)).astype(np.float32), size, "um", encoder)
 
 
 def facts(classes: tuple[str, ...] = (), **known: object) -> Facts:
@@ -111,13 +113,26 @@ def test_a_bag_of_another_kind_is_refused(other: Bag) -> None:
         ensemble((classifier(0), facts(("a", "b")))).predict(other)
 
 
+def test_a_bag_at_another_scale_is_refused_and_an_older_run_that_kept_none_takes_it() -> None:
+    model = ensemble((classifier(0), facts(("a", "b"), tile_size=64.0)))
+    for size in (32.0, 128.0):
+        with pytest.raises(UserError, match=f"tiles of {size:g} um; the run learned from tiles of 64 um"):
+            model.predict(bag(size=size))
+    assert model.predict(bag(size=70.0))
+    assert ensemble((classifier(0), facts(("a", "b")))).predict(bag(size=128.0))
+
+
 def test_facts_are_read_as_they_were_written_and_a_newer_version_is_refused(tmp_path: Path) -> None:
-    known = facts(("a", "b"), threshold=0.25, cut=1.5, risk_scale=(0.5, 2.0))
+    known = facts(("a", "b"), threshold=0.25, cut=1.5, risk_scale=(0.5, 2.0), tile_size=64.0)
     write_facts(tmp_path, known)
     assert read_facts(tmp_path) == known
     path = tmp_path / "model.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
-    with pytest.raises(UserError, match="newer than 2"):
+    stored = json.loads(path.read_text())
+    older = {name: value for name, value in stored.items() if name != "tile_size"}
+    path.write_text(json.dumps({**older, "schema_version": 2}))
+    assert read_facts(tmp_path) == replace(known, tile_size=None)
+    path.write_text(json.dumps({**stored, "schema_version": 4}))
+    with pytest.raises(UserError, match="newer than 3"):
         read_facts(tmp_path)
 
 

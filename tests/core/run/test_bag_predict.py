@@ -82,15 +82,15 @@ def predicted(sweep: Path, new: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_every_patient_is_a_row_and_every_slide_that_cannot_be_used_is_named(predicted: Path, sweep: Path) -> None:
     table = pd.read_csv(predicted / "predictions.csv").set_index("group")
-    assert list(table.index) == ["one", "two"]
-    assert table["prediction"].tolist() == ["tumour", "normal"]
-    assert table["slides"].tolist() == [1, 2]
-    assert table["refused_slides"].tolist() == [1, 0]
+    assert list(table.index) == ["one", "two", "six"]
+    assert table["prediction"].tolist() == ["tumour", "normal", "normal"]
+    assert table["slides"].tolist() == [1, 2, 1]
+    assert table["refused_slides"].tolist() == [1, 0, 1]
     fates = pd.read_csv(predicted / "status.csv").set_index("path")
     assert len(fates) == 9
     refused = fates[fates["status"] == "refused"]["reason"]
     known = {"gone": "no features", "wide": "width 9", "foreign": "toy@2", "broken": "NaN"}
-    known |= dict.fromkeys(("fine", "coarse"), "tiles of 64 to 128 um")
+    known["coarse"] = "tiles of 128 um; the run learned from tiles of 64 um"
     assert set(refused.index) == set(known)
     assert all(why in refused[name] for name, why in known.items())
     assert fates.loc["planted", "no_map"] != fates.loc["planted", "no_map"]  # empty
