@@ -276,9 +276,15 @@ def _tell(model: BagModel, patients: int, predicted: int, fates: Sequence[Fate])
     for why in dict.fromkeys(str(fate.counts["no_map"]) for fate in without):
         print(f"no map: {sum(fate.counts['no_map'] == why for fate in without)} slides: {why}")
     if len(model.facts.classes) == 2:
-        none = "none, since a run had validation bags of one class alone: probabilities are given, no prediction"
-        print(f"threshold: {none if model.threshold is None else f'{model.threshold:.6g}'}")
+        print(f"threshold: {_threshold(model.threshold)}")
+    for finding, threshold in model.thresholds.items():
+        print(f"threshold.{finding}: {_threshold(threshold)}")
     if model.cut is not None:
         print(f"cut: {model.cut:.6g}")
     if model.ranks:
         print(f"vocabulary: {len(model.facts.vocabulary)} entries")
+
+
+def _threshold(value: float | None) -> str:
+    none = "none, since a run had validation bags of one class alone: probabilities are given, no prediction"
+    return none if value is None else f"{value:.6g}"

@@ -24,7 +24,7 @@ from core.run.load import load_model
 from core.types import UserError, Window
 from domains.pathology.readers import SlideReader
 from tests.core.raster.pictures import noise, shrink, write_slide
-from tests.core.run.test_bags import SHORT, cohort  # noqa: F401  # a fixture
+from tests.core.run.test_bags import SHORT, cohort, train  # noqa: F401  # a fixture
 from tests.core.run.verbs import run as verb
 
 SIDE, COLUMNS, ROWS = 128, 8, 6  # level-0 pixels of a tile, tiles of the slide
@@ -163,6 +163,41 @@ def test_a_member_without_a_threshold_leaves_two_classes_undecided(sweep: Path, 
     table = pd.read_csv(tmp_path / "pathology" / "predict" / "default" / "run" / "predictions.csv")
     assert table["prediction"].isna().all()
     assert table["probability.tumour"].between(0, 1).all()
+
+
+def applied(run: Path, cohort: Path, root: Path) -> pd.DataFrame:  # noqa: F811
+    """``predictions.csv`` of a run over the slides of the cohort."""
+    keys = [f"run={run}", f"manifest={cohort / 'slides.csv'}", f"bags.features={cohort / 'features'}"]
+    assert verb("predict", *keys, f"output.root={root}", "output.id=run") == 0
+    return pd.read_csv(root / "pathology" / "predict" / "default" / "run" / "predictions.csv").set_index("group")
+
+
+def test_two_grades_and_findings_are_predicted_at_thresholds_of_the_validation_bags(
+    cohort: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, run = train(cohort, tmp_path / "grades", "bag_task=ordinal", "bags.classes=[normal,tumour]")
+    threshold = read_results(run).details["patient"]["threshold"]
+    table = applied(run, cohort, tmp_path / "grades")
+    np.testing.assert_array_equal(table["prediction"] == "tumour", table["probability.tumour"] >= threshold)
+    assert f"threshold: {threshold:.6g}" in capsys.readouterr().out
+
+    slides = pd.read_csv(cohort / "slides.csv")
+    slides["label.tumour"] = (slides["label"] == "tumour").astype(int)
+    slides["label.never"] = 0
+    slides.loc[(slides["split"] == "train") & (slides["group"] == "p0"), "label.never"] = 1
+    slides.to_csv(cohort / "findings.csv", index=False)
+    keys = ["bag_task=multilabel", "bags.findings=[tumour,never]", "bags.columns=[label.tumour,label.never]"]
+    _, run = train(cohort, tmp_path / "findings", *keys, f"manifest={cohort / 'findings.csv'}")
+    thresholds = json.loads((run / "model.json").read_text())["thresholds"]
+    assert thresholds["never"] is None  # no validation bag has it
+    table = applied(run, cohort, tmp_path / "findings")
+    said = table["probability.tumour"] >= thresholds["tumour"]
+    np.testing.assert_array_equal(table["prediction.tumour"] == 1, said)
+    assert table["prediction.never"].isna().all()
+    assert {"patient/sensitivity.tumour", "patient/specificity.tumour"} <= set(read_results(run).metrics)
+    assert "threshold.never: none" in capsys.readouterr().out
 
 
 def test_runs_that_are_no_ensemble_are_refused_by_name(sweep: Path, tmp_path: Path) -> None:
