@@ -57,11 +57,12 @@ def run(cfg: DictConfig, folder: Path) -> int:
     Args:
         cfg: ``run`` (a run or a sweep), ``manifest``, ``manifest_options``, ``bags.{features, layout}``, ``reader``,
             ``areas``, ``allow_failures``, ``dry_run``, ``debug``.
-        folder: of the run; receives ``predictions.csv`` (one row a patient), ``status.csv`` (one a slide), and of every
-            slide whose file can be opened ``maps/<slide>.{png,geojson}``, ``sheets/<slide>.png`` and
-            ``tiles/<slide>.parquet``. A slide without a readable file is predicted all the same: it is counted. Of a
-            vocabulary the first entries are in the row, and pictures are of the patient's first. Where texts are read
-            together with bags, ``words.csv`` has what each word added to its score.
+        folder: of the run; receives ``predictions.csv`` (one row a patient: the mean of its slides where the run
+            learned from slides), ``status.csv`` (one a slide), and of every slide whose file can be opened
+            ``maps/<slide>.{png,geojson}``, ``sheets/<slide>.png`` and ``tiles/<slide>.parquet``. A slide without a
+            readable file is predicted all the same: it is counted. Of a vocabulary the first entries are in the row,
+            and pictures are of the patient's first. Where texts are read together with bags, ``words.csv`` has what
+            each word added to its score.
 
     Returns:
         0, or 3 when a slide was refused.

@@ -200,6 +200,24 @@ def test_two_grades_and_findings_are_predicted_at_thresholds_of_the_validation_b
     assert "threshold.never: none" in capsys.readouterr().out
 
 
+def test_a_run_over_single_slides_gives_a_patient_one_row_the_mean_of_its_slides(
+    cohort: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    _, run = train(cohort, tmp_path, "bags.of=id")
+    table, model = applied(run, cohort, tmp_path), core.load(run)
+    assert isinstance(model, BagModel)
+    assert table.index.is_unique
+    assert table["slides"].to_dict() == {f"p{patient}": 1 + patient % 2 for patient in range(48)}
+    for patient, names in (("p1", ("p1s0", "p1s1.svs")), ("p2", ("p2s0",))):
+        bags = [read_bag(cohort / "features" / f"{name}.h5") for name in names]
+        mean = np.mean([float(model.predict(bag)["probability.tumour"] or 0) for bag in bags])
+        assert table.loc[patient, "probability.tumour"] == pytest.approx(mean, rel=1e-6)
+        assert table.loc[patient, "tiles"] == sum(map(len, bags))
+    assert model.threshold is not None
+    np.testing.assert_array_equal(table["prediction"] == "tumour", table["probability.tumour"] >= model.threshold)
+
+
 def test_runs_that_are_no_ensemble_are_refused_by_name(sweep: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(sweep, tmp_path / "cv")
     config = OmegaConf.load(copy / "2" / "config.yaml")
