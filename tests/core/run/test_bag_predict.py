@@ -265,6 +265,9 @@ def test_every_patient_is_out_of_fold_once_in_the_sweep_and_in_compare(sweep: Pa
     first = read_results(sweep / "0").items_of("patient").set_index("id")["probabilities"]
     mine = table[table["fold"] == 0].set_index("id")["probability.tumour"]
     assert mine.to_dict() == pytest.approx({name: float(first[name][1]) for name in mine.index}, rel=1e-5)
+    curve = pd.read_csv(sweep / "figures" / "out_of_fold_roc.csv")
+    assert (curve["n_positive"] + curve["n_negative"] == 48).all()
+    assert (sweep / "figures" / "out_of_fold_roc.pdf").is_file()
     assert verb("compare", f"runs={sweep}", f"output.root={tmp_path}", "output.id=run") == 0
     again = pd.read_csv(tmp_path / "pathology" / "compare" / "default" / "run" / "out_of_fold.csv")
     pd.testing.assert_frame_equal(again, table)
