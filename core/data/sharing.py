@@ -17,6 +17,19 @@ from core.types import UserError
 
 OPAQUE = ("id", "group", "unit")  # kept, because items must be paired and resampled, but as opaque names
 KEY_BYTES = 32
+OPEN, RESTRICTED = "open", "restricted"
+WITHHELD = "restricted data: texts, images, ids and paths are withheld"
+
+
+def is_restricted(value: str) -> bool:
+    """What ``data.sharing`` says.
+
+    Raises:
+        UserError: it is neither open nor restricted: a word that is not understood must not open anything.
+    """
+    if value not in (OPEN, RESTRICTED):
+        raise UserError(f"data.sharing is '{value}'", "data.sharing", f"choose {OPEN} or {RESTRICTED}")
+    return value == RESTRICTED
 
 
 def sharing_key() -> bytes:

@@ -51,6 +51,11 @@ class Arm:
     runs: tuple[Run, ...]
 
     @property
+    def name(self) -> str:
+        """Cohort and label, where there are any."""
+        return ", ".join(filter(None, (self.cohort, self.label)))
+
+    @property
     def replicates(self) -> tuple[str, ...]:
         """Replicates of the arm, in order of appearance."""
         return tuple(dict.fromkeys(run.replicate for run in self.runs))

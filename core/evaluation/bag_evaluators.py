@@ -21,7 +21,7 @@ from core.evaluation.bags import (
     bag_ordinal,
     bag_regression,
     bag_survival,
-    best_threshold,
+    validated_threshold,
 )
 from core.evaluation.cohort import as_control
 from core.mil.tasks.survival import EVENT, TIME, SurvivalTask
@@ -40,20 +40,14 @@ class ClassesOfBags:
         guess = linear_classes(subject.means("train"), truth, subject.means("test"), len(classes.names))
         control = bag_classification(NAME, subject.predicted(guess), classes, column=column)
         beside = {NAME: as_control(control)}
-        threshold = self._threshold(subject) if len(classes.names) == 2 else None
+        threshold = threshold_of(subject, column)
         own = bag_classification(subject.name, subject.predicted(), classes, threshold, beside, column)
         return [own, control]
 
-    def _threshold(self, subject: BagSubject) -> float | None:
-        """None where the validation bags have not both classes: no figure then depends on a threshold."""
-        truth = subject.data.labels("val")[self.column]
-        if len(np.unique(truth[truth >= 0])) < 2:
-            return None
-        return best_threshold(subject.values("val")[:, 1], truth)
-
 
 class GradesOfBags:
-    """Quadratic kappa and distance in grades beside the figures of a classification."""
+    """Quadratic kappa and distance in grades beside the figures of a classification; of two grades also those at the
+    threshold that is best on the validation bags."""
 
     def __init__(self, column: str) -> None:
         self.column = column
@@ -63,11 +57,13 @@ class GradesOfBags:
         guess = linear_classes(subject.means("train"), truth, subject.means("test"), len(classes.names))
         control = bag_ordinal(NAME, subject.predicted(guess), classes, column=self.column)
         beside = {NAME: as_control(control)}
-        return [bag_ordinal(subject.name, subject.predicted(), classes, beside, self.column), control]
+        threshold = threshold_of(subject, self.column)
+        own = bag_ordinal(subject.name, subject.predicted(), classes, threshold, beside, self.column)
+        return [own, control]
 
 
 class LabelsOfBags:
-    """AUROC of each finding.
+    """AUROC of each finding, and what is right at the threshold that is best on its validation bags.
 
     Args:
         labels: names of the findings, as in the task.
@@ -81,7 +77,12 @@ class LabelsOfBags:
         truth = np.stack([train[f"label.{label}"] for label in self.labels], axis=1)
         guess = linear_labels(subject.means("train"), truth, subject.means("test"))
         control = bag_multilabel(NAME, subject.predicted(guess), self.labels)
-        own = bag_multilabel(subject.name, subject.predicted(), self.labels, {NAME: as_control(control)})
+        said, known = subject.values("val"), subject.data.labels("val")
+        found = {
+            label: validated_threshold(said[:, index], known[f"label.{label}"]) if len(said) else None
+            for index, label in enumerate(self.labels)
+        }
+        own = bag_multilabel(subject.name, subject.predicted(), self.labels, found, {NAME: as_control(control)})
         return [own, control]
 
 
@@ -120,6 +121,13 @@ class SurvivalOfBags:
         predicted = subject.predicted((risk["test"] - mean) / deviation)
         own = bag_survival(subject.name, predicted, cut, {NAME: as_control(control)})
         return [replace(own, details={**own.details, "risk_scale": [mean, deviation]}), control]
+
+
+def threshold_of(subject: BagSubject, column: str) -> float | None:
+    """The threshold on the second of two classes; None where there are more, or the validation bags give none."""
+    said = subject.values("val")
+    two = len(subject.names) == 2 and len(said) > 0
+    return validated_threshold(said[:, 1], subject.data.labels("val")[column]) if two else None
 
 
 def scale_of(risks: npt.ArrayLike) -> tuple[float, float]:

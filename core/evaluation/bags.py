@@ -97,23 +97,17 @@ def bag_classification(
     truth = known.labels[column].astype(np.int64)
     details = {"left_out": dict(known.left_out), "threshold": threshold}
     base = classification(name, known.values, truth, classes, known.cohort, controls, details)
-    if threshold is None:
-        return base
-    if len(classes.names) != 2:
-        raise ValueError("a threshold belongs to two classes")
-    right = (known.values[:, 1] >= threshold) == (truth == 1)
-    negative, positive = classes.names
-    metrics = [
-        Metric(f"{name}/balanced_accuracy_at_threshold", "balanced", "right_at_threshold"),
-        Metric(f"{name}/sensitivity", "mean", "right_at_threshold", f"label={positive}"),
-        Metric(f"{name}/specificity", "mean", "right_at_threshold", f"label={negative}"),
-    ]
-    always = float(classes.majority == 1)
-    blind = {
-        "chance": {metric.name.partition("/")[2]: 0.5 for metric in metrics},
-        "majority": {"balanced_accuracy_at_threshold": 0.5, "sensitivity": always, "specificity": 1 - always},
-    }
-    return _extended(base, base.items.assign(right_at_threshold=right), metrics, known.cohort, blind, controls)
+    return base if threshold is None else _decided(base, known, truth, classes, threshold, controls)
+
+
+def validated_threshold(probabilities: FloatArray, labels: npt.ArrayLike) -> float | None:
+    """:func:`best_threshold` of the *validation* bags; None where they have not both classes: nothing is decided then.
+
+    Args:
+        probabilities: [N] of the second class, or that a finding is there. labels: [N] 0, 1 or -1 (left out).
+    """
+    truth = np.asarray(labels)
+    return best_threshold(probabilities, truth) if len(np.unique(truth[truth >= 0])) == 2 else None
 
 
 def best_threshold(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -142,17 +136,25 @@ def best_threshold(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float
 
 
 def bag_ordinal(
-    name: str, predicted: Predicted, classes: Classes, controls: Controls | None = None, column: str = "label"
+    name: str,
+    predicted: Predicted,
+    classes: Classes,
+    threshold: float | None = None,
+    controls: Controls | None = None,
+    column: str = "label",
 ) -> Evaluation:
     """Quadratic kappa and the mean distance in grades beside the figures of a classification.
 
     Args:
         predicted: probabilities [N, C] of the grades in their order; the most probable one is the prediction.
+        threshold: of two grades, as in :func:`bag_classification`.
     """
     known = predicted.only(predicted.labels[column] >= 0, f"without a {column}")
     truth = known.labels[column].astype(np.int64)
-    details = {"left_out": dict(known.left_out)}
+    details = {"left_out": dict(known.left_out), "threshold": threshold}
     base = classification(name, known.values, truth, classes, known.cohort, controls, details)
+    if threshold is not None:
+        base = _decided(base, known, truth, classes, threshold, controls)
     guess = known.values.argmax(axis=1)
     items = base.items.assign(grade=guess, distance_in_grades=np.abs(guess - truth))
     metrics = [
@@ -174,12 +176,17 @@ def bag_ordinal(
 
 
 def bag_multilabel(
-    name: str, predicted: Predicted, names: Sequence[str], controls: Controls | None = None
+    name: str,
+    predicted: Predicted,
+    names: Sequence[str],
+    thresholds: Mapping[str, float | None] | None = None,
+    controls: Controls | None = None,
 ) -> Evaluation:
-    """AUROC of each label and their mean.
+    """AUROC of each label and their mean; sensitivity and specificity of each that has a threshold.
 
     Args:
         predicted: probabilities [N, L]; labels in columns ``label.<name>`` with 1, 0 or -1 (does not count).
+        thresholds: by label, from :func:`validated_threshold`; None where the validation bags gave none.
     """
     truths = np.stack([predicted.labels[f"label.{label}"] for label in names], axis=1).astype(np.float64)
     truths[truths < 0] = np.nan
@@ -191,9 +198,22 @@ def bag_multilabel(
         items[f"probabilities.{label}"], items[f"targets.{label}"] = known.values[:, index], truths[:, index]
     metrics = [Metric(f"{name}/macro_auroc", "labels_auroc", "probabilities")]
     metrics += [Metric(f"{name}/auroc.{label}", "labels_auroc", f"probabilities.{label}") for label in names]
+    for index, label in enumerate(names):
+        threshold = (thresholds or {}).get(label)
+        if threshold is not None:
+            right = (known.values[:, index] >= threshold) == (truths[:, index] == 1)
+            items[f"right_at_threshold.{label}"] = np.where(np.isnan(truths[:, index]), np.nan, right)
+            for short, value in (("sensitivity", 1.0), ("specificity", 0.0)):
+                column, where = f"right_at_threshold.{label}", f"targets.{label}={value}"
+                metrics.append(Metric(f"{name}/{short}.{label}", "mean", column, where))
     blind = {metric.name.partition("/")[2]: 0.5 for metric in metrics}
     positive = {label: int(np.nansum(truths[:, index])) for index, label in enumerate(names)}
-    details = {"labels": list(names), "positive": positive, "left_out": dict(known.left_out)}
+    details = {
+        "labels": list(names),
+        "positive": positive,
+        "left_out": dict(known.left_out),
+        "thresholds": dict(thresholds or {}),
+    }
     return make_evaluation(name, items, metrics, known.cohort, {"chance": blind, **(controls or {})}, details)
 
 
@@ -264,6 +284,32 @@ def _items(cohort: Cohort) -> pd.DataFrame:
             "unit": np.asarray(cohort.units, dtype=object).astype(str),
         }
     )
+
+
+def _decided(
+    base: Evaluation,
+    known: Predicted,
+    truth: npt.NDArray[np.int64],
+    classes: Classes,
+    threshold: float,
+    controls: Controls | None,
+) -> Evaluation:
+    """An evaluation of two classes with its figures at a threshold on the probability of the second."""
+    if len(classes.names) != 2:
+        raise ValueError("a threshold belongs to two classes")
+    name, (negative, positive) = base.name, classes.names
+    right = (known.values[:, 1] >= threshold) == (truth == 1)
+    metrics = [
+        Metric(f"{name}/balanced_accuracy_at_threshold", "balanced", "right_at_threshold"),
+        Metric(f"{name}/sensitivity", "mean", "right_at_threshold", f"label={positive}"),
+        Metric(f"{name}/specificity", "mean", "right_at_threshold", f"label={negative}"),
+    ]
+    always = float(classes.majority == 1)
+    blind = {
+        "chance": {metric.name.partition("/")[2]: 0.5 for metric in metrics},
+        "majority": {"balanced_accuracy_at_threshold": 0.5, "sensitivity": always, "specificity": 1 - always},
+    }
+    return _extended(base, base.items.assign(right_at_threshold=right), metrics, known.cohort, blind, controls)
 
 
 def _extended(

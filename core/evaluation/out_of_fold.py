@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 
 from core.evaluation.arms import Arm, Run
+from core.evaluation.cohort import Cohort, make_evaluation
+from core.evaluation.metrics import Metric
+from core.evaluation.tables import Results
 from core.files import atomic_write
 
 FILE = "out_of_fold.csv"
@@ -32,7 +35,7 @@ def out_of_fold(arms: Sequence[Arm]) -> pd.DataFrame:
         runs = [run for run in arm.runs if _is_fold(run)]
         if runs:
             table = _of_arm(runs)
-            table.insert(0, "arm", ", ".join(filter(None, (arm.cohort, arm.label))))
+            table.insert(0, "arm", arm.name)
             tables.append(table)
     if not tables:
         return pd.DataFrame()
@@ -50,6 +53,34 @@ def write_out_of_fold(folder: Path, arms: Sequence[Arm]) -> Path | None:
     return folder / FILE
 
 
+def pooled_results(arm: Arm) -> Results | None:
+    """The rows of :func:`out_of_fold` of one arm as results of a single run, for its curves.
+
+    Returns:
+        One evaluation with the area under the curve of the averaged probabilities, its interval over units; None
+        where there are no folds or no classes.
+    """
+    runs = [run for run in arm.runs if _is_fold(run)]
+    names = runs[0].results.details.get(_bags(runs[0]), {}).get("class_names") if runs else None
+    if not names:
+        return None
+    table, name = _of_arm(runs), _bags(runs[0])
+    scores = table[[f"probability.{label}" for label in names]].to_numpy(np.float64)
+    numbers = {label: number for number, label in enumerate(names)}
+    known = {"id": table["id"], "unit": table["group"], "target": table["label"].map(numbers)}
+    items = pd.DataFrame({**known, "probabilities": list(scores)})
+    note = str(runs[0].config.get("bags.note") or "")
+    cohort = Cohort(items["id"].tolist(), items["unit"].tolist(), str(runs[0].config["data.unit"]), note)
+    area = Metric(f"{name}/macro_auroc", "auroc", "probabilities")
+    made = make_evaluation(name, items, [area], cohort, {}, {"class_names": names})
+    return Results(items.assign(evaluation=name), tuple(made.figures), {name: dict(made.details)})
+
+
+def _bags(run: Run) -> str:
+    """What a bag is called in the figures of a run."""
+    return str(run.config["data.unit"]) if run.config["bags.of"] == "group" else "bag"
+
+
 def _is_fold(run: Run) -> bool:
     return run.config.get("road") == "bags" and run.config.get("data.split.fold") is not None
 
@@ -57,7 +88,7 @@ def _is_fold(run: Run) -> bool:
 def _of_arm(runs: Sequence[Run]) -> pd.DataFrame:
     parts = []
     for run in runs:
-        name = str(run.config["data.unit"]) if run.config["bags.of"] == "group" else "bag"
+        name = _bags(run)
         items = run.results.items_of(name)
         outcomes = _outcomes(items, run.results.details.get(name, {}).get("class_names", []))
         known = items[[column for column in _truth(items) if items[column].notna().any()]]

@@ -136,7 +136,7 @@ def _of_arm(arm: Arm, floors: Mapping[str, Any], draws: int) -> list[PooledFigur
         recorded = [figure for run in arm.runs for figure in run.results.figures if figure.name == name]
         figures.append(
             PooledFigure(
-                ", ".join(filter(None, (arm.cohort, arm.label))),
+                arm.name,
                 name,
                 summary.value,
                 summary.low,

@@ -18,7 +18,7 @@ Kind = tuple[int, str, str]  # width, encoder, unit: what the bags of one model 
 S = TypeVar("S")
 T = TypeVar("T")
 
-SAME_SCALE = 1.1  # tiles of the slides of one bag may differ by so much: magnifications do by 2
+SAME_SCALE = 1.2  # tiles may differ so much from the usual one: scanners of one magnification do, magnifications by 2
 
 
 def rows_by_name(names: Iterable[str]) -> dict[str, list[int]]:
@@ -82,18 +82,48 @@ def kind_of(bag: Bag) -> Kind:
     return bag.features.shape[1], bag.encoder, bag.unit
 
 
-def odd_ones(kinds: Mapping[int, Kind], training: set[int]) -> dict[int, str]:
-    """Slides (by row) whose features are of another kind than most of the training slides', with the reason."""
+def same_scale(one: float, other: float) -> bool:
+    """Whether tiles of two sides (in one unit) were cut at one scale."""
+    return max(one, other) <= SAME_SCALE * min(one, other)
+
+
+def usual_size(sizes: Sequence[float]) -> float:
+    """The side of a tile, among some [n > 0], that most of them share the scale of; of several the middle one."""
+    ordered = np.sort(np.asarray(sizes, dtype=np.float64))
+    first = np.searchsorted(ordered, ordered / SAME_SCALE, side="left")
+    counts = np.searchsorted(ordered, ordered * SAME_SCALE, side="right") - first
+    best = np.flatnonzero(counts == counts.max())
+    return float(ordered[best[(len(best) - 1) // 2]])
+
+
+def odd_ones(
+    kinds: Mapping[int, Kind], sizes: Mapping[int, float], training: set[int]
+) -> tuple[dict[int, str], float | None]:
+    """Slides (by row) whose features are of another kind or scale than most of the training slides', with the reason.
+
+    Args:
+        kinds: of each slide. sizes: side of its tiles, in the unit of its kind.
+        training: rows of the training slides.
+
+    Returns:
+        The reasons, and the usual side of a tile; None where there is no training slide.
+    """
     counts = Counter(kind for row, kind in kinds.items() if row in training)
     if not counts:
-        return {}
+        return {}, None
     usual = counts.most_common(1)[0][0]
+    size = usual_size([sizes[row] for row, kind in kinds.items() if row in training and kind == usual])
     words = "width {}, encoder {}, coordinates in {}"
-    return {
-        row: f"features of {words.format(*kind)}; most training slides have {words.format(*usual)}"
-        for row, kind in kinds.items()
-        if kind != usual
-    }
+    reasons = {}
+    for row, kind in kinds.items():
+        if kind != usual:
+            reasons[row] = f"features of {words.format(*kind)}; most training slides have {words.format(*usual)}"
+        elif not same_scale(sizes[row], size):
+            reasons[row] = (
+                f"tiles of {sizes[row]:g} {kind[2]}; most training slides have tiles of {size:g} {kind[2]}: embed all "
+                "slides at one scale"
+            )
+    return reasons, size
 
 
 def joined(name: str, bags: Sequence[Bag]) -> Bag:
@@ -103,10 +133,10 @@ def joined(name: str, bags: Sequence[Bag]) -> Bag:
         UserError: the slides were cut at different scales.
     """
     sizes = [bag.tile_size for bag in bags]
-    if max(sizes) > SAME_SCALE * min(sizes):
+    if max(sizes) > SAME_SCALE**2 * min(sizes):  # each may be as far from the usual size as is allowed
         raise UserError(
             f"the slides of '{name}' have tiles of {min(sizes):g} to {max(sizes):g} {bags[0].unit}",
-            todo="embed them at one scale, or make a bag of each slide",
+            todo="embed them at one scale",
         )
     if len(bags) == 1:  # checked when it was read: every new Bag looks at all of its features again
         return bags[0] if bags[0].id == name else replace(bags[0], id=name)

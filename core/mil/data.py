@@ -131,6 +131,7 @@ class BagDataModule:
         self.texts: BagTexts | None = None  # whoever builds a task of texts sets it: they come in the task's tokens
         self._read, self._make_sampler = read, sampler
         self._sampler: Sampler | None = None
+        self.tile_size: float | None = None  # usual side of a training tile, in the unit of the bags; once prepared
         self._slides: list[str] = frame["id"].astype(str).tolist()
         self._groups: list[str] = frame["group"].astype(str).tolist()
         self._split: list[str | None] = frame["split"].tolist()
@@ -146,7 +147,8 @@ class BagDataModule:
         """Reads the features of every slide once, and makes the sampler over the bags that can be used.
 
         Left out and named are slides that cannot be read or whose features are of another kind (width, encoder, unit)
-        than most of the training slides', and all slides of a bag of unknown label. A bag is what remains of it.
+        or scale than most of the training slides', and all slides of a bag of unknown label. A bag is what remains of
+        it.
 
         Returns:
             What became of every slide of a split.
@@ -157,6 +159,7 @@ class BagDataModule:
         used = [row for split in SPLITS for row, own in enumerate(self._split) if own == split]
         reasons: dict[int, str] = {}
         kinds: dict[int, Kind] = {}
+        sizes: dict[int, float] = {}
         room = int(self.cache_gib * 2**30)
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         reading = zip(used, read_ahead(self._try, used, threads), strict=True)
@@ -164,11 +167,12 @@ class BagDataModule:
             if isinstance(found, str):
                 reasons[row] = found
                 continue
-            self._tiles[row], kinds[row] = len(found), kind_of(found)
+            self._tiles[row], kinds[row], sizes[row] = len(found), kind_of(found), found.tile_size
             room -= found.features.nbytes
             if room >= 0:
                 self._cache[row] = found
-        reasons |= odd_ones(kinds, {row for row in kinds if self._split[row] == "train"})
+        odd, self.tile_size = odd_ones(kinds, sizes, {row for row in kinds if self._split[row] == "train"})
+        reasons |= odd
         names = list(self._rows_of)
         for bag, reason in unlabelled(self._all_labels, len(names)).items():
             for row in self._rows_of[names[bag]]:

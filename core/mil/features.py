@@ -53,6 +53,7 @@ class FeatureAttributes:
     slide_bytes: int  # size of the slide's file: another one is another slide
     error: str = ""  # of the first tile that could not be read
     note: str = ""  # why there is no tile
+    sharing: str = "open"  # or restricted: whoever reads the file shows neither pictures nor names of the slide
 
     @property
     def tile_size(self) -> float:
@@ -239,7 +240,7 @@ def _attributes(file: Any, path: str | Path) -> FeatureAttributes:
         raise UserError(f"feature file has schema version {version}, newer than {SCHEMA_VERSION}", str(path),
                         "update trivium")  # fmt: skip
     known = {field.name for field in fields(FeatureAttributes)}
-    missing = sorted(known - set(file.attrs))
+    missing = sorted(known - set(file.attrs) - {"sharing"})  # older files have none
     if missing:
         raise DamagedFile(f"feature file lacks the attributes {missing}", str(path), "make it anew")
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}

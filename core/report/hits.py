@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def write_hits(
     facts: Mapping[str, str],
     areas: Mapping[str, str],
     notes: Sequence[str] = (),
+    withheld: Collection[str] = (),
 ) -> Path:
     """Writes both files and returns the path of the page.
 
@@ -36,6 +37,7 @@ def write_hits(
         facts: what a reader must know to trust the list, in the order shown.
         areas: file of areas, relative to the folder, by slide.
         notes: badges: "synthetic".
+        withheld: slides of which nothing is shown.
 
     Raises:
         UserError: a file cannot be written.
@@ -45,7 +47,8 @@ def write_hits(
         rounded.to_csv(temporary, index=False)
     shown = [_shown(row, picture) for row, picture in zip(table.to_dict("records"), thumbnails, strict=True)]
     counts = table["slide"].value_counts()
-    slides = [{"name": name, "hits": int(counts[name]), "areas": areas.get(name, "")}
+    slides = [{"name": name, "hits": int(counts[name]), "areas": areas.get(name, ""),
+               "none": "withheld" if name in withheld else "none: the slide could not be read"}
               for name in dict.fromkeys(table["slide"])]  # fmt: skip
     target = folder / "hits.html"
     context = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from core.data.sharing import WITHHELD
 from core.evaluation.tables import Results
 from core.report import page
 from core.report.wording import units
@@ -43,7 +44,7 @@ def _chosen(folder: Path, group: str) -> str:
 
 def subtitle(folder: Path, config: Mapping[str, Any], restricted: bool) -> str:
     """Which run, and how it was trained, in one line."""
-    parts = ["restricted data: texts, images, ids and paths are withheld"] if restricted else [folder.name]
+    parts = [WITHHELD] if restricted else [folder.name]
     keys = ("aggregator", "bag_task") if config.get("road") == "bags" else ("objective",)
     learner = ", ".join(
         name for key in keys if (name := str(page.get(config, f"{key}._target_") or "").rpartition(".")[2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from core.mil.texts import Entry
 from core.types import UserError
 
 FACTS = "model.json"
-SCHEMA_VERSION = 2  # 1 had no vocabulary
+SCHEMA_VERSION = 3  # 1 had no vocabulary, 2 neither tile_size nor thresholds
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,12 @@ class Facts:
     encoder: str  # that made them
     unit: str  # of their coordinates
     classes: tuple[str, ...]  # in the order of their numbers; empty for tasks without
-    threshold: float | None  # on the second of two classes, best on the validation bags; None where they had one class
+    threshold: float | None  # on the second of two classes, best on the validation bags; None where they had one alone
     cut: float | None  # risks above it are the group "high": the median of the training bags, on the scale below
     risk_scale: tuple[float, float] | None  # mean and deviation of the training bags' risks
     vocabulary: tuple[Entry, ...] = ()  # that bags are asked about; empty for tasks without texts
+    tile_size: float | None = None  # usual side of a training tile, in ``unit``; None: an older run did not keep it
+    thresholds: Mapping[str, float | None] = field(default_factory=dict)  # by finding, as ``threshold``
 
     @property
     def kind(self) -> Kind:
@@ -38,12 +40,17 @@ class Facts:
 
 
 def facts_of(
-    bag: Bag, classes: tuple[str, ...], details: Mapping[str, Any], vocabulary: tuple[Entry, ...] = ()
+    bag: Bag,
+    tile_size: float | None,
+    classes: tuple[str, ...],
+    details: Mapping[str, Any],
+    vocabulary: tuple[Entry, ...] = (),
 ) -> Facts:
     """The facts of a run.
 
     Args:
         bag: any training bag; all are of one kind.
+        tile_size: usual side of a tile of theirs.
         classes: their names.
         details: of the evaluation of the run's own bags, where the evaluator left its threshold or cut.
         vocabulary: that its bags were ranked by.
@@ -56,6 +63,8 @@ def facts_of(
         details.get("cut"),
         None if scale is None else tuple(scale),
         vocabulary,
+        tile_size,
+        details.get("thresholds", {}),
     )
 
 

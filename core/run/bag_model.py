@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +14,7 @@ from core.evaluation.arms import find_arms, find_runs
 from core.evaluation.metrics import FloatArray
 from core.evaluation.ranking import TOP
 from core.mil.bags import Bag, PackedBags
-from core.mil.cohort import kind_of
+from core.mil.cohort import kind_of, same_scale
 from core.mil.tasks.alignment import TextTask
 from core.mil.tasks.task import Explained
 from core.run.allowlist import allowing
@@ -75,12 +76,21 @@ class BagModel:
         return _median([member.facts.threshold for member in self.members])
 
     @property
+    def thresholds(self) -> dict[str, float | None]:
+        """By finding, of a run with several; empty for other tasks."""
+        return {
+            name: _median([member.facts.thresholds.get(name) for member in self.members])
+            for name in self.facts.thresholds
+        }
+
+    @property
     def cut(self) -> float | None:
         """Between the risk groups."""
         return _median([member.facts.cut for member in self.members])
 
     def predict(self, bag: Bag, context: str = "") -> dict[str, float | str | None]:
-        """Outcomes of a bag by name, and what is decided of them: ``prediction`` or ``risk_group``; see :meth:`row`.
+        """Outcomes of a bag by name, and what is decided of them: ``prediction`` (a class), ``prediction.<finding>`` (1
+        there, 0 not there) or ``risk_group``; None where no threshold is known; see :meth:`row`.
 
         Args:
             bag: of the kind that the runs learned from.
@@ -115,7 +125,15 @@ class BagModel:
             return {"prediction": decided, **named}
         if classes:
             return {"prediction": classes[int(outcome.argmax())], **named}
+        if self.thresholds:
+            return {**self._findings(named), **named}
         return named if cut is None else {"risk_group": "high" if outcome[0] > cut else "low", **named}
+
+    def _findings(self, named: Mapping[str, Any]) -> dict[str, float | str | None]:
+        return {
+            f"prediction.{name}": None if threshold is None else int(named[f"probability.{name}"] >= threshold)
+            for name, threshold in self.thresholds.items()
+        }
 
     def explain(self, bag: Bag, context: str = "", entry: int = 0) -> Explained:
         """Mean over the members of what each tile brought; the sum over the tiles says which way a score went.
@@ -147,7 +165,7 @@ class BagModel:
         """Refuses a bag that the runs cannot take.
 
         Raises:
-            UserError: another width, encoder or unit than that of the bags that were learned from.
+            UserError: another width, encoder, unit or scale than that of the bags that were learned from.
         """
         if kind_of(bag) != self.facts.kind:
             words = "width {}, encoder {}, coordinates in {}"
@@ -155,6 +173,12 @@ class BagModel:
             raise UserError(
                 f"features of {words.format(*kind_of(bag))}; the run learned from {own}",
                 todo="embed the slide with the encoder of the run",
+            )
+        usual = self.facts.tile_size
+        if usual is not None and not same_scale(bag.tile_size, usual):
+            raise UserError(
+                f"tiles of {bag.tile_size:g} {bag.unit}; the run learned from tiles of {usual:g} {bag.unit}",
+                todo="embed the slide at the scale of the run",
             )
 
     def _given(self, bag: Bag, context: str) -> tuple[PackedBags, str | None]:

@@ -57,11 +57,12 @@ def run(cfg: DictConfig, folder: Path) -> int:
     Args:
         cfg: ``run`` (a run or a sweep), ``manifest``, ``manifest_options``, ``bags.{features, layout}``, ``reader``,
             ``areas``, ``allow_failures``, ``dry_run``, ``debug``.
-        folder: of the run; receives ``predictions.csv`` (one row a patient), ``status.csv`` (one a slide), and of every
-            slide whose file can be opened ``maps/<slide>.{png,geojson}``, ``sheets/<slide>.png`` and
-            ``tiles/<slide>.parquet``. A slide without a readable file is predicted all the same: it is counted. Of a
-            vocabulary the first entries are in the row, and pictures are of the patient's first. Where texts are read
-            together with bags, ``words.csv`` has what each word added to its score.
+        folder: of the run; receives ``predictions.csv`` (one row a patient: the mean of its slides where the run
+            learned from slides), ``status.csv`` (one a slide), and of every slide whose file can be opened
+            ``maps/<slide>.{png,geojson}``, ``sheets/<slide>.png`` and ``tiles/<slide>.parquet``. A slide without a
+            readable file is predicted all the same: it is counted. Of a vocabulary the first entries are in the row,
+            and pictures are of the patient's first. Where texts are read together with bags, ``words.csv`` has what
+            each word added to its score.
 
     Returns:
         0, or 3 when a slide was refused.
@@ -276,9 +277,15 @@ def _tell(model: BagModel, patients: int, predicted: int, fates: Sequence[Fate])
     for why in dict.fromkeys(str(fate.counts["no_map"]) for fate in without):
         print(f"no map: {sum(fate.counts['no_map'] == why for fate in without)} slides: {why}")
     if len(model.facts.classes) == 2:
-        none = "none, since a run had validation bags of one class alone: probabilities are given, no prediction"
-        print(f"threshold: {none if model.threshold is None else f'{model.threshold:.6g}'}")
+        print(f"threshold: {_threshold(model.threshold)}")
+    for finding, threshold in model.thresholds.items():
+        print(f"threshold.{finding}: {_threshold(threshold)}")
     if model.cut is not None:
         print(f"cut: {model.cut:.6g}")
     if model.ranks:
         print(f"vocabulary: {len(model.facts.vocabulary)} entries")
+
+
+def _threshold(value: float | None) -> str:
+    none = "none, since a run had validation bags of one class alone: probabilities are given, no prediction"
+    return none if value is None else f"{value:.6g}"

@@ -168,7 +168,7 @@ def finish(
     vocabulary = ranked.asked(data.texts, data.numbers("train")) if ranked and data.texts else ()
     if cfg.data.sharing == "restricted":  # a caption is somebody's text, an entry of a graph is not
         vocabulary = tuple(entry for entry in vocabulary if entry.concept)
-    write_facts(folder, facts_of(data.bag(data.ids("train")[0]), names, details, vocabulary))
+    write_facts(folder, facts_of(data.bag(data.ids("train")[0]), data.tile_size, names, details, vocabulary))
     write_results(folder, evaluations)
     write_status(folder, fates)
     return conclude(cfg, folder, evaluations, fates)

@@ -15,14 +15,14 @@ from rich.table import Table
 
 from core.evaluation.arms import find_arms, find_runs
 from core.evaluation.compare import Comparison, compare
-from core.evaluation.out_of_fold import write_out_of_fold
 from core.report.comparison import write_comparison
+from core.run.out_of_fold import keep_out_of_fold
 from core.types import UserError
 
 
 def run(cfg: DictConfig, folder: Path) -> int:
     """Compares ``runs=`` (run folders, or the folder of a multirun) into ``compare.csv``, ``.html`` and ``.tex``; of
-    cross-validated bags also ``out_of_fold.csv``.
+    cross-validated bags also ``out_of_fold.csv`` and its ROC curve.
 
     Raises:
         UserError: no runs, no such baseline, or runs of one seed were evaluated on different items.
@@ -43,9 +43,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
     show(result, console)
     page = write_comparison(folder, result)
     console.print(f"comparison: {page}", markup=False, soft_wrap=True)
-    table = write_out_of_fold(folder, arms)
-    if table is not None:
-        console.print(f"out of fold: {table}", markup=False, soft_wrap=True)
+    keep_out_of_fold(folder, arms, console)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from core.data.sharing import is_restricted
 from core.mil.features import Header
 from core.models.encoder import ImageEncoder, encoder_of_entry, encoder_of_pair
 from core.raster.reader import Reader
@@ -47,7 +48,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
 
     Args:
         cfg: ``run`` or ``encoder`` (a weights entry), ``input``, ``manifest``, ``reader``,
-            ``data.{resolution, phantom}``, ``tile.{overlap, min_coverage}``, ``space``, ``out``, ``shard``,
+            ``data.{resolution, phantom, sharing}``, ``tile.{overlap, min_coverage}``, ``space``, ``out``, ``shard``,
             ``batch_size``, ``workers``, ``device``, ``precision``, ``dry_run``, ``debug``.
             The tile's size and resolution are the encoder's.
         folder: of the run; receives ``features/<slide>.h5`` (unless ``out`` is set), ``status.csv`` and, where a tile
@@ -67,10 +68,11 @@ def run(cfg: DictConfig, folder: Path) -> int:
     mine, missing = shard(cfg.shard, found), shard(cfg.shard, missing)
     check_tiles(cfg.tile.overlap, cfg.tile.min_coverage)
     _check_numbers(cfg)
+    restricted = is_restricted(cfg.data.sharing)
     encoder = load_encoder(cfg)
     print(f"encoder: {encoder.name} ({encoder.width} features, {encoder.precision} on {encoder.device})")
     out = Path(cfg.out) if cfg.out else folder / "features"
-    plan = Plan(encoder, cfg.tile.overlap, cfg.tile.min_coverage, out)
+    plan = Plan(encoder, cfg.tile.overlap, cfg.tile.min_coverage, out, cfg.data.sharing)
     headers = {source: header for source in mine if (header := finished(plan, source)) is not None}
     todo = [source for source in mine if source not in headers]
     if headers:
@@ -86,7 +88,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
             if isinstance(result, Header):
                 headers[source] = result
     every = [*missing, *(fates[name] for name in sorted(fates))]
-    print_fates(every, ignored)
+    print_fates(every, ignored, restricted)
     print("\n".join(lines))
     if not cfg.dry_run:
         write_failed_tiles(folder, failed_tiles(headers))

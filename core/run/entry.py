@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from core.run.compose import Composer
 
-SWEEP = "sweep.json"  # what a sweep was asked, so that resume= repeats it
 HELP = ("-h", "--help")
 
 
@@ -116,6 +115,7 @@ def _refuse(message: str) -> None:
 
 def _run(package: str, verb: str, args: argparse.Namespace) -> int:
     from core.run.compose import Composer
+    from core.run.folder import SWEEP
     from core.run.literals import quote
 
     allow, said = _allow(package, args.overrides)
@@ -201,7 +201,7 @@ def _sweep(
 ) -> int:
     from core.files import atomic_write
     from core.run.compose import job_part
-    from core.run.folder import create, joins_existing, link_latest, make_id
+    from core.run.folder import SWEEP, create, joins_existing, link_latest, make_id
     from core.run.job import Job, settle
     from core.run.status import write_state
 
@@ -271,7 +271,7 @@ def _allow(package: str, arguments: Sequence[str]) -> tuple[tuple[str, ...], lis
 
 def _resumed(cfg: Any, package: str, verb: str) -> Path | None:
     """The folder that ``resume=`` names."""
-    from core.run.folder import LATEST, is_begun
+    from core.run.folder import LATEST, SWEEP, is_begun
 
     if not cfg.get("resume"):
         return None

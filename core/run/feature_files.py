@@ -25,6 +25,7 @@ class Plan:
     overlap: float  # share of a tile's side
     min_coverage: float
     out: Path
+    sharing: str = "open"
 
     def settings(self) -> dict[str, Any]:
         """What all files of one folder have in common."""
@@ -39,6 +40,7 @@ class Plan:
             "unit": geometry.unit,
             "overlap": float(self.overlap),
             "min_coverage": float(self.min_coverage),
+            "sharing": self.sharing,
         }
 
     def file(self, source: Source) -> Path:

@@ -21,7 +21,9 @@ from core.types import UserError
 
 LATEST = "latest"
 CONFIG, VERSIONS = "config.yaml", "versions.json"
+SWEEP = "sweep.json"  # what a sweep was asked, so that resume= repeats it
 WEIGHTS = "model.safetensors"
+GRACE_SECONDS = 5.0  # in which whoever made a folder writes its config, which is the first thing it does
 PACKAGES = (
     "trivium", "torch", "torchvision", "lightning", "open_clip_torch", "timm", "hydra-core", "omegaconf", "numpy",
     "scikit-learn", "pandas", "pyarrow", "pillow", "openslide-python", "openslide-bin", "pydicom",
@@ -49,10 +51,10 @@ def create(folder: Path, exact: bool = False) -> Path:
 
     Args:
         folder: the wanted folder.
-        exact: a taken name is an error; otherwise it gets a suffix.
+        exact: a taken name is an error, unless its run was killed before it wrote anything; otherwise it gets a suffix.
 
     Raises:
-        UserError: it cannot be created, or is taken.
+        UserError: it cannot be created, or holds a run.
     """
     for number in range(1, 1000):
         chosen = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -62,6 +64,9 @@ def create(folder: Path, exact: bool = False) -> Path:
         except FileExistsError as error:
             if not chosen.is_dir():  # a file on the way, or in its place
                 raise _not_created(folder, "a file is in the way") from error
+            if exact and _inherit(chosen):
+                print(f"'{chosen}' holds no run, only what a killed one left: it is taken", file=sys.stderr, flush=True)
+                return chosen
             if exact:
                 raise UserError(f"the run folder '{folder}' exists", "output.id",
                                 "choose another name, or go on with it by resume=") from error  # fmt: skip
@@ -70,6 +75,29 @@ def create(folder: Path, exact: bool = False) -> Path:
             raise _not_created(folder, error.strerror or str(error)) from error
         return chosen
     raise _not_created(folder, "a thousand runs have this name")
+
+
+def _inherit(folder: Path) -> bool:
+    """Whether a folder without a run is now this process's own; what is in it (logs) stays.
+
+    Its maker may be about to write its config, so it is watched first: a clock of another machine says nothing. Of
+    several processes that saw one state of the folder one can claim it, and its claim is a new state to the others.
+    """
+    end, seen = 0.0, -1
+    while not any(next(folder.rglob(name), None) for name in (CONFIG, SWEEP, WEIGHTS)):
+        state, now = folder.stat().st_mtime_ns, time.monotonic()
+        if state != seen:
+            end, seen = now + GRACE_SECONDS, state
+        if now >= end:
+            try:
+                (folder / f".taken-{state}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise _not_created(folder, error.strerror or str(error)) from error
+            return True
+        time.sleep(GRACE_SECONDS / 50)
+    return False
 
 
 def wait_for(folder: Path, seconds: float = 60.0) -> Path:

@@ -113,6 +113,7 @@ VERBS = {
             ("'search.where={COLUMN: VALUE}'", "only slides that fit; a list [A, B] allows several values"),
             ("search.count=N search.per_slide=N", "tiles wanted; at most so many of a slide"),
             ("search.check=false", "does not compare with exact search, which reads the whole index"),
+            ("data.sharing=restricted", "no picture, id or path in the page and the table; slides embedded so: always"),
             _DRY,
         ),
         (
@@ -135,6 +136,7 @@ VERBS = {
             ("out=FOLDER", "where the features go; a run adds to what is there"),
             ("shard=I/N", "every N-th slide from the I-th on: 1/4 to 4/4 are four jobs with one out="),
             ("space=pooled", "features of the backbone instead of vectors that texts find"),
+            ("data.sharing=restricted", "no name is printed, and search shows nothing of these slides"),
             _DRY,
         ),
         (

@@ -12,8 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from core.run.allowlist import allowing
-from core.run.entry import SWEEP
-from core.run.folder import CONFIG, members
+from core.run.folder import CONFIG, SWEEP, members
 from core.run.instantiate import instantiate
 from core.run.named import with_packaged
 from core.run.status import STATE, read_state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import shapely
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from core.data.sharing import RESTRICTED, WITHHELD, is_restricted, opaque, sharing_key
 from core.files import sha256
 from core.raster.patch import cut
 from core.raster.reader import Reader, ReadError
@@ -49,9 +51,10 @@ def run(cfg: DictConfig, folder: Path) -> int:
     Args:
         cfg: ``index``, ``query`` or ``example`` (neither: the index is only brought up to date), ``run`` (or
             ``encoder``, for an example), ``device``, ``precision``, ``out``, ``input``, ``manifest``, ``reader``,
-            ``areas`` (an :class:`AreaWriter`), ``data.resolution``, ``search.{count, per_slide, where, check}``,
-            ``thumbnail_px``, ``seed``, ``dry_run``.
-        folder: of the run; receives ``hits.csv``, ``hits.html``, ``hits/<slide>.geojson`` and ``status.csv``.
+            ``areas`` (an :class:`AreaWriter`), ``data.{resolution, sharing}``, ``search.{count, per_slide,
+            where, check}``, ``thumbnail_px``, ``seed``, ``dry_run``.
+        folder: of the run; receives ``hits.csv``, ``hits.html``, ``hits/<slide>.geojson`` and ``status.csv``. Of
+            restricted slides hits have opaque names, and neither pictures nor areas nor columns of the manifest.
 
     Returns:
         0, or 3 when a feature file was refused or a slide with hits cannot be read.
@@ -62,8 +65,9 @@ def run(cfg: DictConfig, folder: Path) -> int:
     reader: Reader = instantiate(cfg.reader)
     writer: AreaWriter = instantiate(cfg.areas)
     _check(cfg)
+    restricted = is_restricted(cfg.data.sharing)
     if cfg.dry_run:
-        return _dry_run(cfg)
+        return _dry_run(cfg, restricted)
     index = _up_to_date(cfg)
     fates = index.fates()
     if cfg.input is not None or cfg.manifest is not None:
@@ -72,16 +76,29 @@ def run(cfg: DictConfig, folder: Path) -> int:
         names = _by_slide(index, found)
         index = annotate(index, {slide: str(source.input.path.resolve()) for slide, source in names.items()},
                          _columns(cfg, names))  # fmt: skip
+    if restricted:
+        index = replace(index, slides=index.slides.assign(sharing=RESTRICTED))
     print(f"index: {index.folder}")
     print(f"indexed_slides: {len(index.slides)}")
     print(f"indexed_tiles: {len(index)}")
     if cfg.query or cfg.example:
         fates += _answer(cfg, folder, reader, writer, index)
-    for fate in fates:
-        if fate.status != "ok":
-            print(f"{fate.status}: {fate.path}: {fate.reason}")
+    _tell(fates, _any_restricted(index))
     write_status(folder, fates)
     return exit_status(fates, cfg.allow_failures)
+
+
+def _any_restricted(index: Index) -> bool:
+    return bool((index.slides["sharing"] == RESTRICTED).any())
+
+
+def _tell(fates: Sequence[Fate], restricted: bool) -> None:
+    """Names what was refused; where some slides are restricted, ``status.csv`` alone does."""
+    bad = [fate for fate in fates if fate.status != "ok"]
+    for fate in () if restricted else bad:
+        print(f"{fate.status}: {fate.path}: {fate.reason}")
+    if bad and restricted:
+        print(f"refused or partial: {len(bad)}")
 
 
 def _check(cfg: DictConfig) -> None:
@@ -167,10 +184,12 @@ def _answer(cfg: DictConfig, folder: Path, reader: Reader, writer: AreaWriter, i
     start = time.perf_counter()
     table = hits(index, query, cfg.search.count, chosen, cfg.search.per_slide)
     print(f"search_seconds: {time.perf_counter() - start:.3g}")
+    restricted = _any_restricted(index)
+    words = "withheld" if restricted else _words(where or {})
     facts = {
         "index": f"{len(index)} tiles of {len(index.slides)} slides, by {index.tower.encoder if index.tower else ''}",
-        "asked with": str(cfg.run or cfg.encoder),
-        "filter": f"{_words(where)} ({int(chosen.sum())} slides)" if chosen is not None else "none",
+        **({} if restricted else {"asked with": str(cfg.run or cfg.encoder)}),
+        "filter": f"{words} ({int(chosen.sum())} slides)" if chosen is not None else "none",
     }
     if cfg.search.check:
         found, exact = (nearest(index, query[None], 10, chosen, exact=every)[0] for every in (False, True))
@@ -178,13 +197,37 @@ def _answer(cfg: DictConfig, folder: Path, reader: Reader, writer: AreaWriter, i
         print(f"search_recall_at_10: {share:.3f}")
         facts["recall at 10"] = f"{share:.3f} of what exact search finds"
     print(f"hits: {len(table)}")
-    asked = cfg.query or Path(cfg.example).name
+    asked = cfg.query or ("a picture" if restricted else Path(cfg.example).name)
     thumbnails, areas, fates = _show(cfg, folder, reader, writer, table, asked)
     synthetic = bool(cfg.run) and load_config(cfg.run).get("manifest") is None
-    notes = ["tower trained on synthetic data"] if synthetic else []
-    page = write_hits(folder, table.drop(columns="path"), thumbnails, asked, example, facts, areas, notes)
+    notes = [*(["tower trained on synthetic data"] if synthetic else []), *([WITHHELD] if restricted else [])]
+    shown, withheld = shareable_hits(table.drop(columns="path"))
+    page = write_hits(folder, shown, thumbnails, asked, None if restricted else example, facts, areas, notes, withheld)
     print(f"page: {page}")
     return fates
+
+
+def shareable_hits(table: pd.DataFrame) -> tuple[pd.DataFrame, set[str]]:
+    """Hits without what names a restricted slide.
+
+    Args:
+        table: of :func:`core.search.query.hits`.
+
+    Returns:
+        The table without the column sharing. Of a restricted slide only place, similarity, label and split stay, and
+        its name is opaque: an integer that a manifest has may be a record number, and so may a fraction that was one.
+        And those opaque names.
+    """
+    hidden = table["sharing"] == RESTRICTED
+    shown = table.drop(columns="sharing")
+    if not hidden.any():
+        return shown, set()
+    key = sharing_key()
+    quoting = [name for name in shown.columns if name not in (*PLACE, "label", "split")]
+    shown = shown.astype(dict.fromkeys(quoting, object))
+    shown.loc[hidden, quoting] = None
+    shown.loc[hidden, "slide"] = shown.loc[hidden, "slide"].map(lambda name: opaque(str(name), key))
+    return shown, set(shown.loc[hidden, "slide"])
 
 
 def _words(where: Mapping[str, Any]) -> str:
@@ -241,7 +284,7 @@ def _show(
         task = bar.add_task("slides", total=table["slide"].nunique())
         for slide, rows in table.groupby("slide", sort=False):
             path = rows["path"].iloc[0]
-            if isinstance(path, str):
+            if isinstance(path, str) and rows["sharing"].iloc[0] != RESTRICTED:
                 target = Path("hits") / f"{slide}{writer.suffix}"
                 try:
                     windows = [Window(*place) for place in rows[["x", "y", "w", "h"]].to_numpy(float).tolist()]
@@ -261,7 +304,7 @@ def _show(
     return pictures, areas, fates
 
 
-def _dry_run(cfg: DictConfig) -> int:
+def _dry_run(cfg: DictConfig, restricted: bool) -> int:
     """Counts what an update would do and times a small one."""
     if is_index(cfg.index):
         index = open_index(cfg.index)
@@ -271,7 +314,6 @@ def _dry_run(cfg: DictConfig) -> int:
     changes = plan(index, feature_files(Path(cfg.index)))
     print(f"feature_files: {_counts(changes)}")
     tiles, gigabytes, hours, fates = estimate(Path(cfg.index), [*changes.added, *changes.changed])
-    for fate in fates:
-        print(f"{fate.status}: {fate.path}: {fate.reason}")
+    _tell(fates, restricted)
     print(f"tiles: {tiles}\nhours: {hours:.3g}\ngb: {gigabytes:.3g}")
     return exit_status(fates, cfg.allow_failures)

@@ -250,13 +250,15 @@ def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
         writer.writerows(rows)
 
 
-def print_fates(fates: Sequence[Fate], ignored: Sequence[str]) -> None:
-    """What a person should know, as ``name: value`` lines."""
+def print_fates(fates: Sequence[Fate], ignored: Sequence[str], restricted: bool = False) -> None:
+    """What a person should know, as ``name: value`` lines; of restricted data without a name."""
     statuses = Counter(fate.status for fate in fates)
-    for fate in fates:
+    for fate in () if restricted else fates:
         if fate.status != "ok":
             print(f"{fate.status}: {fate.path}: {fate.reason}")
-    if ignored:
+    if ignored and restricted:
+        print(f"ignored: {len(ignored)} files that are no pictures")
+    elif ignored:
         shown = ", ".join(ignored[:10]) + (" ..." if len(ignored) > 10 else "")
         print(f"ignored: {len(ignored)} files that are no pictures: {shown}")
     print(f"slides: {len(fates)} (ok {statuses['ok']}, partial {statuses['partial']}, refused {statuses['refused']})")

@@ -10,10 +10,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from core.evaluation.arms import find_arms, find_runs
-from core.evaluation.out_of_fold import write_out_of_fold
 from core.evaluation.pooled import pooled
 from core.run.evaluate import wide_console
 from core.run.instantiate import instantiate
+from core.run.out_of_fold import keep_out_of_fold
 from core.run.road import Prepared
 from core.run.status import exit_status, write_status
 from core.training.checkpoint import LAST
@@ -67,9 +67,7 @@ def show(cost: Estimate) -> None:
 
 def after_sweep(folder: Path, cfg: DictConfig) -> None:
     """Pools the folds of a cross-validation and prints the figures beside the stated floors; of bags also a table of
-    what was said of each by runs that had not seen it."""
+    what was said of each by runs that had not seen it, and its ROC curve."""
     if cfg.data.split.folds and not cfg.dry_run:
         pooled(folder, console=wide_console())
-        table = write_out_of_fold(folder, find_arms(find_runs([folder])[0])[0])
-        if table is not None:
-            wide_console().print(f"out of fold: {table}", markup=False, soft_wrap=True)
+        keep_out_of_fold(folder, find_arms(find_runs([folder])[0])[0], wide_console())

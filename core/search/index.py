@@ -6,7 +6,8 @@ again only when they change.) An update writes shards beside the old ones and th
 leaves the index as it was, or with the slides of the shards that were done.
 
 ===========================  =====================================================================================
-``slides.parquet``           file, slide, shard, first, tiles, width, height, bytes, mtime_ns, path, ``manifest.*``
+``slides.parquet``           file, slide, shard, first, tiles, width, height, bytes, mtime_ns, path, sharing,
+                             ``manifest.*``
 ``<name>.{npy,faiss}``       vectors and codes of a shard (:mod:`core.search.shards`)
 ``<name>.parquet``           x, y of its tiles: top left corners in level-0 pixels, by row
 ===========================  =====================================================================================
@@ -38,14 +39,14 @@ if TYPE_CHECKING:
 
     from core.mil.features import Header
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no sharing
 SLIDES = "slides.parquet"
 FOLDER = "search_index"  # of the index of a folder of features, in that folder
 TIMED_TILES = 20_000  # of a dry run
 PREFIX = "manifest."  # of columns that come from the manifest
 COLUMNS = {
     "file": "str", "slide": "str", "shard": "str", "first": "int64", "tiles": "int64", "width": "float64",
-    "height": "float64", "bytes": "int64", "mtime_ns": "int64", "path": "object",
+    "height": "float64", "bytes": "int64", "mtime_ns": "int64", "path": "object", "sharing": "str",
 }  # fmt: skip
 
 
@@ -134,7 +135,10 @@ def open_index(folder: str | Path) -> Index:
         raise UserError(f"the index '{folder}' has schema version {said['schema_version']}, newer than "
                         f"{SCHEMA_VERSION}", todo="update trivium")  # fmt: skip
     refused = {file: (size, time_ns, reason) for file, size, time_ns, reason in json.loads(said["refused"])}
-    return Index(folder, Tower(said["encoder"], said["weights_sha256"], said["space"]), table.to_pandas(), refused)
+    slides = table.to_pandas()
+    if "sharing" not in slides:  # features of that time did not say it
+        slides["sharing"] = "open"
+    return Index(folder, Tower(said["encoder"], said["weights_sha256"], said["space"]), slides, refused)
 
 
 def feature_files(features: Path) -> dict[str, tuple[int, int]]:
@@ -257,7 +261,7 @@ def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[
         state = (0, 0)  # of a file that is gone by now
         try:
             state = _state(features / file)
-            own, slide, size, vectors, places = _read(features / file)
+            own, slide, size, vectors, places, sharing = _read(features / file)
             if width not in (None, vectors.shape[1]):
                 raise UserError(f"it has {vectors.shape[1]} features a tile, the index {width}", todo="make it anew")
             if own != tower:
@@ -267,7 +271,7 @@ def _add(index: Index, features: Path, todo: Sequence[str], seed: int) -> tuple[
             refused[file] = (*state, _reason(error))
             continue
         width = vectors.shape[1]
-        rows.append((file, slide, name, first, len(vectors), *size, *state, None))
+        rows.append((file, slide, name, first, len(vectors), *size, *state, None, sharing))
         parts.append(vectors)
         corners.append(places)
         first += len(vectors)
@@ -314,8 +318,9 @@ def annotate(index: Index, paths: Mapping[str, str], columns: pd.DataFrame) -> I
     return index
 
 
-def _read(path: Path) -> tuple[Tower, str, tuple[float, float], np.ndarray, np.ndarray]:
-    """Tower, slide, (width, height) of a tile in level-0 pixels, vectors [T, D], corners int64 [T, 2] of a file."""
+def _read(path: Path) -> tuple[Tower, str, tuple[float, float], np.ndarray, np.ndarray, str]:
+    """Tower, slide, (width, height) of a tile in level-0 pixels, vectors [T, D], corners int64 [T, 2] and sharing of a
+    file."""
     from core.mil.features import read_bag, read_header
 
     header, bag = read_header(path), read_bag(path)
@@ -323,7 +328,7 @@ def _read(path: Path) -> tuple[Tower, str, tuple[float, float], np.ndarray, np.n
     pixel = np.array([said.resolution_x, said.resolution_y])
     corners = np.rint(bag.coordinates.astype(np.float64) / pixel).astype(np.int64)
     size = (said.tile_size / said.resolution_x, said.tile_size / said.resolution_y)
-    return _tower(header), said.name, size, bag.features, corners
+    return _tower(header), said.name, size, bag.features, corners, said.sharing
 
 
 def _state(path: Path) -> tuple[int, int]:

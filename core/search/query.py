@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core.data.sharing import RESTRICTED
 from core.search.index import PREFIX, Index
 from core.search.shards import Shard, best
 from core.types import UserError
@@ -41,7 +42,8 @@ def select(index: Index, where: Mapping[str, Any]) -> np.ndarray:
             index.slides[column].map(lambda own, wanted=wanted: any(_equal(own, one) for one in wanted)).to_numpy(bool)
         )
     if not chosen.any():
-        shown = {name: index.slides["slide" if name == "slide" else PREFIX + name].dropna().unique()[:5].tolist()
+        told = index.slides[index.slides["sharing"] != RESTRICTED]
+        shown = {name: told["slide" if name == "slide" else PREFIX + name].dropna().unique()[:5].tolist()
                  for name in where}  # fmt: skip
         raise UserError(f"no slide of the index fits {dict(where)}", "search.where", f"values are such as {shown}")
     return chosen
@@ -109,7 +111,7 @@ def hits(
 
     Returns:
         Columns ``rank`` (from 1), ``similarity`` (cosine), ``slide``, ``x``, ``y``, ``w``, ``h`` (level-0 pixels), the
-        columns of the manifest, ``path`` (of the slide's file, None where it is not known).
+        columns of the manifest, ``path`` (of the slide's file, None where it is not known), ``sharing`` (of the slide).
     """
     wanted = count
     while True:
@@ -156,7 +158,7 @@ def _table(index: Index, cosines: np.ndarray, tiles: np.ndarray) -> pd.DataFrame
     place = pd.DataFrame({"similarity": cosines, "slide": found["slide"], "x": corners[:, 0], "y": corners[:, 1],
                           "w": found["width"], "h": found["height"]})  # fmt: skip
     said = {name: name.removeprefix(PREFIX) for name in index.columns}
-    return place.join(found[list(said)].rename(columns=said)).assign(path=found["path"])
+    return place.join(found[list(said)].rename(columns=said)).assign(path=found["path"], sharing=found["sharing"])
 
 
 def _equal(own: Any, wanted: Any) -> bool:

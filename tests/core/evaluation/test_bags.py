@@ -23,6 +23,7 @@ from core.evaluation.bags import (
     bag_regression,
     bag_survival,
     best_threshold,
+    validated_threshold,
 )
 from core.evaluation.cohort import Classes, Cohort, as_control
 from core.evaluation.intervals import bootstrap
@@ -184,6 +185,29 @@ def test_multilabel_reports_every_label_and_their_mean() -> None:
     assert evaluation.details["left_out"] == {"without any label": 2}
 
 
+def test_two_grades_and_findings_have_figures_at_thresholds_of_validation_bags() -> None:
+    slides = predicted()
+    truth, score = slides.labels["label"], slides.values[:, 1]
+    grades = bag_ordinal("slide", slides, TUMOUR, 0.3)
+    own = bag_classification("slide", slides, TUMOUR, 0.3)
+    for short in ("sensitivity", "specificity", "balanced_accuracy_at_threshold"):
+        assert figure(grades, short).value == figure(own, short).value
+    assert grades.details["threshold"] == 0.3
+    assert "slide/sensitivity" in grades.details["metrics"]
+
+    labels = {"label.a": np.where(np.arange(40) < 4, -1, truth), "label.b": truth}
+    found = {"a": validated_threshold(score, labels["label.a"]), "b": validated_threshold(score, np.ones(40))}
+    assert found == {"a": best_threshold(score[4:], truth[4:]), "b": None}
+    evaluation = bag_multilabel("slide", Predicted(slides.values[:, [1, 0]], labels, cohort()), ["a", "b"], found)
+    assert found["a"] is not None
+    said = score[4:] >= found["a"]
+    assert figure(evaluation, "sensitivity.a").value == pytest.approx(said[truth[4:] == 1].mean())
+    assert figure(evaluation, "specificity.a").value == pytest.approx((~said)[truth[4:] == 0].mean())
+    assert figure(evaluation, "sensitivity.a").controls == {"chance": 0.5}
+    assert not [one.name for one in evaluation.figures if one.name.endswith("y.b")]
+    assert evaluation.details["thresholds"] == found
+
+
 def test_regression_reports_error_and_r2_beside_the_mean_of_training() -> None:
     random = np.random.default_rng(0)
     truth = random.normal(50, 10, size=40)
@@ -217,7 +241,7 @@ def test_results_come_back_from_disk_with_statistics_that_give_the_same_values(t
     follow = {"time": slides.values[:, 0] + 1, "event": np.ones(40, int)}
     evaluations = [
         bag_ordinal("ordinal", slides, GRADES),
-        bag_multilabel("multilabel", Predicted(slides.values[:, :2], labels, cohort()), ["a", "b"]),
+        bag_multilabel("multilabel", Predicted(slides.values[:, :2], labels, cohort()), ["a", "b"], {"a": 0.4}),
         bag_regression("regression", Predicted(slides.values[:, 0], {"label": slides.values[:, 1]}, cohort()), [0.2]),
         bag_survival("survival", Predicted(slides.values[:, 1], follow, cohort())),
     ]

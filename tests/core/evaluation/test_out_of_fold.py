@@ -5,23 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from core.evaluation.arms import find_arms, find_runs
 from core.evaluation.bags import Predicted, bag_classification, bag_multilabel, bag_survival
 from core.evaluation.cohort import Classes, Cohort
-from core.evaluation.out_of_fold import out_of_fold, write_out_of_fold
+from core.evaluation.out_of_fold import out_of_fold, pooled_results, write_out_of_fold
 from core.evaluation.tables import write_results
+from core.run.out_of_fold import keep_out_of_fold
 from core.types import Evaluation
 
 NAMES = ("normal", "tumour")
 
 
-def save(folder: Path, evaluation: Evaluation, seed: int, fold: int | None, road: str = "bags") -> None:
+def save(folder: Path, evaluation: Evaluation, seed: int, fold: int | None, road: str = "bags", **more: int) -> None:
     write_results(folder, [evaluation])
     split = {"fold": fold, "folds": None if fold is None else 2, "seed": None}
-    config = {"seed": seed, "road": road, "bags": {"of": "group"}, "data": {"unit": "patient", "split": split}}
+    config = {"seed": seed, "road": road, "bags": {"of": "group"}, "data": {"unit": "patient", "split": split}, **more}
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
 
 
@@ -43,6 +46,32 @@ def test_folds_are_put_together_and_seeds_averaged(tmp_path: Path) -> None:
     assert table["probability.tumour"].to_dict() == pytest.approx({"p0": 0.2, "p1": 0.7, "p2": 0.3, "p3": 0.7})
     assert table["fold"].to_dict() == {"p0": "0", "p1": "0|1", "p2": "1", "p3": "1|0"}
     assert table["label"].to_dict() == {"p0": "normal", "p1": "tumour", "p2": "normal", "p3": "tumour"}
+
+
+def test_the_curve_of_all_folds_is_that_of_the_table(tmp_path: Path) -> None:
+    save(tmp_path / "0", classes([0, 1], [0.1, 0.6]), 0, 0)
+    save(tmp_path / "1", classes([2, 3], [0.7, 0.8]), 0, 1)
+    arms = find_arms(find_runs([tmp_path])[0])[0]
+    keep_out_of_fold(tmp_path, arms, Console(quiet=True))
+    curve = pd.read_csv(tmp_path / "figures" / "out_of_fold_roc.csv")
+    assert np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"]) == pytest.approx(0.75)
+    assert curve["class"].str.startswith("tumour, area 0.75 (").all()
+    assert set(curve["n_positive"] + curve["n_negative"]) == {4}
+    assert (tmp_path / "figures" / "out_of_fold_roc.pdf").read_bytes().startswith(b"%PDF")
+    results = pooled_results(arms[0])
+    assert results is not None
+    assert [(one.n, one.unit) for one in results.figures] == [(4, "patient")]
+
+
+def test_arms_have_curves_of_their_own_and_a_task_without_classes_has_none(tmp_path: Path) -> None:
+    for number, width in enumerate((8, 16)):
+        save(tmp_path / str(number), classes([0, 1], [0.1, 0.6]), 0, 0, width=width)
+    keep_out_of_fold(tmp_path, find_arms(find_runs([tmp_path])[0])[0], Console(quiet=True))
+    arms = [pd.read_csv(tmp_path / "figures" / f"out_of_fold_roc_{number}.csv")["arm"].iloc[0] for number in (1, 2)]
+    assert arms == [8, 16]  # what distinguishes the arms
+    cohort, follow_up = Cohort(["a", "b"], ["a", "b"], "patient", draws=10), {"time": np.ones(2), "event": np.ones(2)}
+    save(tmp_path / "risk" / "0", bag_survival("patient", Predicted(np.array([1.5, -0.5]), follow_up, cohort)), 0, 0)
+    assert pooled_results(find_arms(find_runs([tmp_path / "risk"])[0])[0][0]) is None
 
 
 def test_survival_and_findings_keep_their_own_columns(tmp_path: Path) -> None:

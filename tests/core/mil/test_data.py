@@ -16,7 +16,7 @@ import torch
 
 from core.data.manifest import Manifest
 from core.mil.bags import Bag
-from core.mil.cohort import read_ahead
+from core.mil.cohort import joined, read_ahead, same_scale, usual_size
 from core.mil.data import BagBatch, BagDataModule
 from core.mil.sampler import TokenBudgetSampler
 from core.types import UserError
@@ -182,10 +182,27 @@ def test_no_usable_training_bag_is_refused_with_the_commonest_reason() -> None:
         module(Store(broken=broken)).prepare(progress=False)
 
 
-def test_slides_of_a_patient_at_different_scales_are_refused() -> None:
-    data = ready(Store(changes={"s0": {"tile_size": 256.0}}))
+def test_slides_at_another_scale_than_most_training_slides_are_named_in_every_split() -> None:
+    changes: dict[str, dict[str, object]] = {"s0": {"tile_size": 256.0}, "s6": {"tile_size": 64.0}}  # train, test
+    scanners: dict[str, dict[str, object]] = {"s1": {"tile_size": 113.0}, "s7": {"tile_size": 135.0}}
+    data, reasons = refused(Store(changes=changes | scanners))
+    assert set(reasons) == {"s0", "s6"}
+    assert "tiles of 256 um; most training slides have tiles of 128 um" in reasons["s0"]
+    assert data.slides("p0") == (("s1", len(data.bag("p0"))),)
+    assert data.tile_size == 128
+
+
+def test_the_usual_size_is_near_to_most_and_never_between_two_scales() -> None:
+    assert usual_size([64.0, 128.0, 130.0]) == 128
+    assert usual_size([64.0, 66.0, 128.0, 130.0]) in (64, 66, 128, 130)
+    assert same_scale(128, 113)
+    assert not same_scale(64, 128)
+
+
+def test_slides_of_one_bag_at_different_scales_do_not_go_together() -> None:
+    bags = [Store(changes={"s0": {"tile_size": 256.0}})(name) for name in ("s0", "s1")]
     with pytest.raises(UserError, match="slides of 'p0' have tiles of 128 to 256 um"):
-        data.bag("p0")
+        joined("p0", bags)
 
 
 # --------------------------------------------------------------------------------------------------------------------

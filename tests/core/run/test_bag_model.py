@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from core.mil.bags import Bag, PackedBags
 from core.mil.tasks.classification import BagClassification
 from core.mil.tasks.cox import BagCox
 from core.mil.tasks.discrete_hazard import BagDiscreteHazard
+from core.mil.tasks.multilabel import BagMultilabel
 from core.mil.tasks.regression import BagRegression
 from core.mil.tasks.task import BagTask
 from core.run.bag_facts import Facts, read_facts, write_facts
@@ -25,10 +28,10 @@ from core.types import UserError
 WIDTH = 4
 
 
-def bag(seed: int = 0, width: int = WIDTH, encoder: str = "toy@1") -> Bag:
+def bag(seed: int = 0, width: int = WIDTH, encoder: str = "toy@1", size: float = 64.0) -> Bag:
     random = np.random.default_rng(seed)
     features = random.normal(size=(9, width)).astype(np.float32)
-    return Bag(f"bag{seed}", features, 64 * random.integers(9, size=(9, 2)).astype(np.float32), 64.0, "um", encoder)
+    return Bag(f"bag{seed}", features, 64 * random.integers(9, size=(9, 2)).astype(np.float32), size, "um", encoder)
 
 
 def facts(classes: tuple[str, ...] = (), **known: object) -> Facts:
@@ -58,6 +61,19 @@ def test_the_threshold_is_the_median_of_the_members_and_no_member_is_passed_over
     without = ensemble(*of, (classifier(3), facts(names)))
     assert without.threshold is None
     assert without.predict(bag())["prediction"] is None  # between two classes nothing is decided at 0.5
+
+
+def test_findings_are_decided_each_at_its_own_median_threshold_or_not_at_all() -> None:
+    torch.manual_seed(0)
+    tasks = [BagMultilabel(MeanPooling(WIDTH, ()), ["a", "b", "c"]) for _ in range(2)]
+    probabilities = np.mean([task.predict(PackedBags.pack([bag()]))[0] for task in tasks], axis=0)
+    near = [float(value) for value in probabilities]
+    thresholds = [{"a": near[0] - 0.1, "b": near[1] + 0.2, "c": 0.5}, {"a": near[0], "b": near[1] - 0.1, "c": None}]
+    model = ensemble(*((task, facts(thresholds=own)) for task, own in zip(tasks, thresholds, strict=True)))
+    told = model.predict(bag())
+    assert (told["prediction.a"], told["prediction.b"], told["prediction.c"]) == (1, 0, None)
+    assert told["probability.b"] == pytest.approx(near[1], rel=1e-6)
+    assert "prediction.a" not in ensemble((tasks[0], facts())).predict(bag())  # an older run kept none: no 0.5 instead
 
 
 def test_of_three_classes_the_most_probable_is_predicted() -> None:
@@ -111,13 +127,26 @@ def test_a_bag_of_another_kind_is_refused(other: Bag) -> None:
         ensemble((classifier(0), facts(("a", "b")))).predict(other)
 
 
+def test_a_bag_at_another_scale_is_refused_and_an_older_run_that_kept_none_takes_it() -> None:
+    model = ensemble((classifier(0), facts(("a", "b"), tile_size=64.0)))
+    for size in (32.0, 128.0):
+        with pytest.raises(UserError, match=f"tiles of {size:g} um; the run learned from tiles of 64 um"):
+            model.predict(bag(size=size))
+    assert model.predict(bag(size=70.0))
+    assert ensemble((classifier(0), facts(("a", "b")))).predict(bag(size=128.0))
+
+
 def test_facts_are_read_as_they_were_written_and_a_newer_version_is_refused(tmp_path: Path) -> None:
-    known = facts(("a", "b"), threshold=0.25, cut=1.5, risk_scale=(0.5, 2.0))
+    known = facts(("a", "b"), threshold=0.25, cut=1.5, risk_scale=(0.5, 2.0), tile_size=64.0, thresholds={"x": 0.5})
     write_facts(tmp_path, known)
     assert read_facts(tmp_path) == known
     path = tmp_path / "model.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
-    with pytest.raises(UserError, match="newer than 2"):
+    stored = json.loads(path.read_text())
+    older = {name: value for name, value in stored.items() if name not in ("tile_size", "thresholds")}
+    path.write_text(json.dumps({**older, "schema_version": 2}))
+    assert read_facts(tmp_path) == replace(known, tile_size=None, thresholds={})
+    path.write_text(json.dumps({**stored, "schema_version": 4}))
+    with pytest.raises(UserError, match="newer than 3"):
         read_facts(tmp_path)
 
 

@@ -24,7 +24,7 @@ from core.run.load import load_model
 from core.types import UserError, Window
 from domains.pathology.readers import SlideReader
 from tests.core.raster.pictures import noise, shrink, write_slide
-from tests.core.run.test_bags import SHORT, cohort  # noqa: F401  # a fixture
+from tests.core.run.test_bags import SHORT, cohort, train  # noqa: F401  # a fixture
 from tests.core.run.verbs import run as verb
 
 SIDE, COLUMNS, ROWS = 128, 8, 6  # level-0 pixels of a tile, tiles of the slide
@@ -82,15 +82,15 @@ def predicted(sweep: Path, new: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_every_patient_is_a_row_and_every_slide_that_cannot_be_used_is_named(predicted: Path, sweep: Path) -> None:
     table = pd.read_csv(predicted / "predictions.csv").set_index("group")
-    assert list(table.index) == ["one", "two"]
-    assert table["prediction"].tolist() == ["tumour", "normal"]
-    assert table["slides"].tolist() == [1, 2]
-    assert table["refused_slides"].tolist() == [1, 0]
+    assert list(table.index) == ["one", "two", "six"]
+    assert table["prediction"].tolist() == ["tumour", "normal", "normal"]
+    assert table["slides"].tolist() == [1, 2, 1]
+    assert table["refused_slides"].tolist() == [1, 0, 1]
     fates = pd.read_csv(predicted / "status.csv").set_index("path")
     assert len(fates) == 9
     refused = fates[fates["status"] == "refused"]["reason"]
     known = {"gone": "no features", "wide": "width 9", "foreign": "toy@2", "broken": "NaN"}
-    known |= dict.fromkeys(("fine", "coarse"), "tiles of 64 to 128 um")
+    known["coarse"] = "tiles of 128 um; the run learned from tiles of 64 um"
     assert set(refused.index) == set(known)
     assert all(why in refused[name] for name, why in known.items())
     assert fates.loc["planted", "no_map"] != fates.loc["planted", "no_map"]  # empty
@@ -165,6 +165,59 @@ def test_a_member_without_a_threshold_leaves_two_classes_undecided(sweep: Path, 
     assert table["probability.tumour"].between(0, 1).all()
 
 
+def applied(run: Path, cohort: Path, root: Path) -> pd.DataFrame:  # noqa: F811
+    """``predictions.csv`` of a run over the slides of the cohort."""
+    keys = [f"run={run}", f"manifest={cohort / 'slides.csv'}", f"bags.features={cohort / 'features'}"]
+    assert verb("predict", *keys, f"output.root={root}", "output.id=run") == 0
+    return pd.read_csv(root / "pathology" / "predict" / "default" / "run" / "predictions.csv").set_index("group")
+
+
+def test_two_grades_and_findings_are_predicted_at_thresholds_of_the_validation_bags(
+    cohort: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, run = train(cohort, tmp_path / "grades", "bag_task=ordinal", "bags.classes=[normal,tumour]")
+    threshold = read_results(run).details["patient"]["threshold"]
+    table = applied(run, cohort, tmp_path / "grades")
+    np.testing.assert_array_equal(table["prediction"] == "tumour", table["probability.tumour"] >= threshold)
+    assert f"threshold: {threshold:.6g}" in capsys.readouterr().out
+
+    slides = pd.read_csv(cohort / "slides.csv")
+    slides["label.tumour"] = (slides["label"] == "tumour").astype(int)
+    slides["label.never"] = 0
+    slides.loc[(slides["split"] == "train") & (slides["group"] == "p0"), "label.never"] = 1
+    slides.to_csv(cohort / "findings.csv", index=False)
+    keys = ["bag_task=multilabel", "bags.findings=[tumour,never]", "bags.columns=[label.tumour,label.never]"]
+    _, run = train(cohort, tmp_path / "findings", *keys, f"manifest={cohort / 'findings.csv'}")
+    thresholds = json.loads((run / "model.json").read_text())["thresholds"]
+    assert thresholds["never"] is None  # no validation bag has it
+    table = applied(run, cohort, tmp_path / "findings")
+    said = table["probability.tumour"] >= thresholds["tumour"]
+    np.testing.assert_array_equal(table["prediction.tumour"] == 1, said)
+    assert table["prediction.never"].isna().all()
+    assert {"patient/sensitivity.tumour", "patient/specificity.tumour"} <= set(read_results(run).metrics)
+    assert "threshold.never: none" in capsys.readouterr().out
+
+
+def test_a_run_over_single_slides_gives_a_patient_one_row_the_mean_of_its_slides(
+    cohort: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    _, run = train(cohort, tmp_path, "bags.of=id")
+    table, model = applied(run, cohort, tmp_path), core.load(run)
+    assert isinstance(model, BagModel)
+    assert table.index.is_unique
+    assert table["slides"].to_dict() == {f"p{patient}": 1 + patient % 2 for patient in range(48)}
+    for patient, names in (("p1", ("p1s0", "p1s1.svs")), ("p2", ("p2s0",))):
+        bags = [read_bag(cohort / "features" / f"{name}.h5") for name in names]
+        mean = np.mean([float(model.predict(bag)["probability.tumour"] or 0) for bag in bags])
+        assert table.loc[patient, "probability.tumour"] == pytest.approx(mean, rel=1e-6)
+        assert table.loc[patient, "tiles"] == sum(map(len, bags))
+    assert model.threshold is not None
+    np.testing.assert_array_equal(table["prediction"] == "tumour", table["probability.tumour"] >= model.threshold)
+
+
 def test_runs_that_are_no_ensemble_are_refused_by_name(sweep: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(sweep, tmp_path / "cv")
     config = OmegaConf.load(copy / "2" / "config.yaml")
@@ -212,6 +265,9 @@ def test_every_patient_is_out_of_fold_once_in_the_sweep_and_in_compare(sweep: Pa
     first = read_results(sweep / "0").items_of("patient").set_index("id")["probabilities"]
     mine = table[table["fold"] == 0].set_index("id")["probability.tumour"]
     assert mine.to_dict() == pytest.approx({name: float(first[name][1]) for name in mine.index}, rel=1e-5)
+    curve = pd.read_csv(sweep / "figures" / "out_of_fold_roc.csv")
+    assert (curve["n_positive"] + curve["n_negative"] == 48).all()
+    assert (sweep / "figures" / "out_of_fold_roc.pdf").is_file()
     assert verb("compare", f"runs={sweep}", f"output.root={tmp_path}", "output.id=run") == 0
     again = pd.read_csv(tmp_path / "pathology" / "compare" / "default" / "run" / "out_of_fold.csv")
     pd.testing.assert_frame_equal(again, table)

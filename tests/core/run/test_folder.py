@@ -23,9 +23,35 @@ def test_many_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_chosen_name_is_never_shared(tmp_path: Path) -> None:
-    create(tmp_path / "mine", exact=True)
+    (create(tmp_path / "mine", exact=True) / "config.yaml").touch()
     with pytest.raises(UserError, match="resume="):
         create(tmp_path / "mine", exact=True)
+    (create(tmp_path / "swept", exact=True) / "3").mkdir()
+    (tmp_path / "swept" / "3" / "config.yaml").touch()
+    with pytest.raises(UserError, match="resume="):
+        create(tmp_path / "swept", exact=True)
+
+
+def test_a_folder_that_a_killed_run_left_without_a_config_is_taken_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("core.run.folder.GRACE_SECONDS", 0.3)
+    folder = create(tmp_path / "mine", exact=True)
+    (folder / "job.log").write_text("killed")
+
+    def take(_: int) -> str:
+        try:
+            (create(folder, exact=True) / "config.yaml").touch()
+        except UserError as error:
+            return str(error)
+        return "taken"
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(take, range(8)))
+    assert said.count("taken") == 1
+    assert all("resume=" in text for text in said if text != "taken")
+    assert (folder / "job.log").read_text() == "killed"
+    assert "holds no run" in capsys.readouterr().err
 
 
 def test_a_path_under_a_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

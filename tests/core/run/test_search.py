@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import core
+from core.data.sharing import opaque, sharing_key
 from core.mil.features import read_bag
 from core.models.weights import save_trained
 from core.run.compose import Composer, job_part
@@ -183,6 +184,63 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(world: World, tmp_pa
     assert page.count('src="data:image/jpeg;base64,') == 4
     assert page.count("no picture") == 2
     search(tmp_path, f"index={features}", *asked, "allow_failures=2")
+
+
+def quotes(folder: Path) -> str:
+    """All that a search leaves to be passed on."""
+    return "\n".join(str(path) + path.read_text() for path in folder.rglob("hits*") if path.is_file())
+
+
+def test_restricted_slides_are_shown_by_opaque_names_without_pictures_areas_or_columns(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
+    table = pd.read_csv(world.manifest).assign(record=[70001, 70002, 70003])
+    table["path"] = [str(world.manifest.parent / path) for path in table["path"]]
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    Image.fromarray(pixels(world, "a.svs", 0, 0, SIDE)).save(tmp_path / "JANE.png")
+    asked = (f"run={world.run}", f"manifest={tmp_path / 'cohort.csv'}", f"out={tmp_path / 'index'}",
+             f"example={tmp_path / 'JANE.png'}", "data.resolution=0.5")  # fmt: skip
+    folder = search(tmp_path, f"index={world.features}", "data.sharing=restricted", *asked)
+    found = pd.read_csv(folder / "hits.csv")
+    assert set(found["slide"]) <= {opaque(name, sharing_key()) for name in table["path"].map(lambda p: Path(p).name)}
+    assert found["record"].isna().all()
+    assert found["site"].isna().all()
+    assert found["similarity"].iloc[0] > 0.999
+    said = quotes(folder)
+    assert "texts, images, ids and paths are withheld" in said
+    assert not re.search(r"\.svs|JANE|cohort\.csv|data:image/jpeg|7000[123]", said)
+    assert not (folder / "hits").exists()
+    assert run("search", f"output.root={tmp_path}", f"index={world.features}", "data.sharing=Restricted") == 2
+    assert "choose open or restricted" in capsys.readouterr().err
+
+
+def test_slides_embedded_as_restricted_stay_so_beside_open_ones(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "secret").mkdir()
+    write_slide(tmp_path / "secret" / "JANE.svs", [noise(256, 256, 9)], 0.5)
+    (tmp_path / "secret" / "DOE.svs").write_text("no slide")
+    words = (f"run={world.run}", f"input={tmp_path / 'secret'}", f"out={tmp_path / 'features' / 'secret'}")
+    capsys.readouterr()
+    root = f"output.root={tmp_path}"
+    assert run("embed", *words, "device=cpu", root, "data.sharing=restricted") == 3
+    assert "DOE" not in capsys.readouterr().out
+    assert run("embed", *words, "device=cpu", root) == 2  # what was marked is not opened by forgetting a key
+    assert "its sharing is restricted" in capsys.readouterr().err
+    for path in world.features.glob("*.h5"):
+        (tmp_path / "features" / path.name).write_bytes(path.read_bytes())
+    for path in world.slides.iterdir():
+        (tmp_path / "secret" / path.name).write_bytes(path.read_bytes())
+    asked = (f"index={tmp_path / 'features'}", f"run={world.run}", "query=x", "search.per_slide=1")
+    folder = search(tmp_path, *asked, f"input={tmp_path / 'secret'}")
+    found = pd.read_csv(folder / "hits.csv")
+    assert set(found["slide"]) == {"a.svs", "b, with (commas).svs", "c.svs", opaque("JANE.svs", sharing_key())}
+    said = quotes(folder)
+    assert said.count('src="data:image/jpeg;base64,') == 3
+    assert "JANE" not in said
+    assert sorted(path.stem for path in (folder / "hits").iterdir()) == ["a.svs", "b, with (commas).svs", "c.svs"]
 
 
 def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
