@@ -6,7 +6,7 @@ bags here, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from core.evaluation.bag_controls import NAME, linear_classes, linear_labels, linear_number, linear_risk
 from core.evaluation.bag_subject import BagSubject
 from core.evaluation.bags import (
+    Predicted,
     bag_classification,
     bag_multilabel,
     bag_ordinal,
@@ -23,9 +24,10 @@ from core.evaluation.bags import (
     bag_survival,
     validated_threshold,
 )
-from core.evaluation.cohort import as_control
+from core.evaluation.cohort import Controls, as_control
+from core.evaluation.metrics import FloatArray
 from core.mil.tasks.survival import EVENT, TIME, SurvivalTask
-from core.types import Evaluation
+from core.types import Evaluation, UserError
 
 
 class ClassesOfBags:
@@ -38,11 +40,12 @@ class ClassesOfBags:
         classes, column = subject.classes(self.column), self.column
         truth = subject.data.labels("train")[column]
         guess = linear_classes(subject.means("train"), truth, subject.means("test"), len(classes.names))
-        control = bag_classification(NAME, subject.predicted(guess), classes, column=column)
-        beside = {NAME: as_control(control)}
         threshold = threshold_of(subject, column)
-        own = bag_classification(subject.name, subject.predicted(), classes, threshold, beside, column)
-        return [own, control]
+
+        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
+            return bag_classification(name, predicted, classes, threshold if beside else None, beside, column)
+
+        return beside_control(subject, subject.predicted(), guess, figures)
 
 
 class GradesOfBags:
@@ -55,11 +58,12 @@ class GradesOfBags:
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
         classes, truth = subject.classes(self.column), subject.data.labels("train")[self.column]
         guess = linear_classes(subject.means("train"), truth, subject.means("test"), len(classes.names))
-        control = bag_ordinal(NAME, subject.predicted(guess), classes, column=self.column)
-        beside = {NAME: as_control(control)}
         threshold = threshold_of(subject, self.column)
-        own = bag_ordinal(subject.name, subject.predicted(), classes, threshold, beside, self.column)
-        return [own, control]
+
+        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
+            return bag_ordinal(name, predicted, classes, threshold if beside else None, beside, self.column)
+
+        return beside_control(subject, subject.predicted(), guess, figures)
 
 
 class LabelsOfBags:
@@ -76,14 +80,16 @@ class LabelsOfBags:
         train = subject.data.labels("train")
         truth = np.stack([train[f"label.{label}"] for label in self.labels], axis=1)
         guess = linear_labels(subject.means("train"), truth, subject.means("test"))
-        control = bag_multilabel(NAME, subject.predicted(guess), self.labels)
         said, known = subject.values("val"), subject.data.labels("val")
         found = {
             label: validated_threshold(said[:, index], known[f"label.{label}"]) if len(said) else None
             for index, label in enumerate(self.labels)
         }
-        own = bag_multilabel(subject.name, subject.predicted(), self.labels, found, {NAME: as_control(control)})
-        return [own, control]
+
+        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
+            return bag_multilabel(name, predicted, self.labels, found if beside else None, beside)
+
+        return beside_control(subject, subject.predicted(), guess, figures)
 
 
 class NumberOfBags:
@@ -95,9 +101,11 @@ class NumberOfBags:
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
         truth = subject.data.labels("train")[self.column]
         guess = linear_number(subject.means("train"), truth, subject.means("test"))
-        control = bag_regression(NAME, subject.predicted(guess), truth, column=self.column)
-        beside = {NAME: as_control(control)}
-        return [bag_regression(subject.name, subject.predicted(), truth, beside, self.column), control]
+
+        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
+            return bag_regression(name, predicted, truth, beside, self.column)
+
+        return beside_control(subject, subject.predicted(), guess, figures)
 
 
 class SurvivalOfBags:
@@ -113,14 +121,43 @@ class SurvivalOfBags:
         both = np.concatenate([means, subject.means("test")])
         guess = linear_risk(means, train[TIME], train[EVENT], both)
         mean, deviation = scale_of(guess[: len(means)])
-        control = bag_survival(NAME, subject.predicted((guess[len(means) :] - mean) / deviation))
+        guess = (guess[len(means) :] - mean) / deviation
         task = cast(SurvivalTask, subject.task)
         risk = {split: task.comparable(subject.values(split).astype(np.float32))[:, 0] for split in ("train", "test")}
         mean, deviation = scale_of(risk["train"])
         cut = (float(np.median(risk["train"])) - mean) / deviation
-        predicted = subject.predicted((risk["test"] - mean) / deviation)
-        own = bag_survival(subject.name, predicted, cut, {NAME: as_control(control)})
-        return [replace(own, details={**own.details, "risk_scale": [mean, deviation]}), control]
+
+        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
+            made = bag_survival(name, predicted, cut if beside else None, beside)
+            return replace(made, details={**made.details, "risk_scale": [mean, deviation]}) if beside else made
+
+        return beside_control(subject, subject.predicted((risk["test"] - mean) / deviation), guess, figures)
+
+
+def beside_control(
+    subject: BagSubject,
+    own: Predicted,
+    guess: FloatArray,
+    figures: Callable[[str, Predicted, Controls | None], Evaluation],
+) -> list[Evaluation]:
+    """Figures of the test bags beside those of the linear model; also of units, where these have several bags.
+
+    Args:
+        own: what the task says of them.
+        guess: what the linear model says of them, [N] or [N, K].
+        figures: of predictions under a name, beside controls; the linear model has none.
+    """
+    blind = subject.predicted(guess)
+    control = figures(NAME, blind, None)
+    made = [figures(subject.name, own, {NAME: as_control(control)}), control]
+    units = subject.cohort().units
+    if subject.name != subject.unit and len(set(units)) < len(units):
+        try:
+            whole = figures(NAME, blind.by_patient(), None)
+            made.append(figures(subject.unit, own.by_patient(), {NAME: as_control(whole)}))
+        except UserError as error:  # bags with labels of their own
+            print(f"left out: figures of each {subject.unit}: {error.what}")
+    return made
 
 
 def threshold_of(subject: BagSubject, column: str) -> float | None:

@@ -1,7 +1,7 @@
 """Figures of bags (slides) and of patients: every task over bags comes through here, and so do its controls.
 
-Each function takes what was predicted and gives an :class:`Evaluation` under a name: ``slide`` for the bags themselves,
-``patient`` for :meth:`Predicted.by_patient`, ``mean_of_instances`` for the control of that name. Intervals are always
+Each function takes what was predicted and gives an :class:`Evaluation` under a name: what a bag is called, what a unit
+is called for :meth:`Predicted.by_patient`, ``mean_of_instances`` for the control of that name. Intervals are always
 over the cohort's units.
 """
 
@@ -113,7 +113,7 @@ def validated_threshold(probabilities: FloatArray, labels: npt.ArrayLike) -> flo
 def best_threshold(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The threshold on the second class's probability with the best balanced accuracy, halfway between two items.
 
-    For validation items alone. Of equally good thresholds it is the middle one.
+    For validation items alone. Of equally good thresholds it is the middle one (of two middle ones the lower).
 
     Args:
         probabilities: [N] of the second class. labels: [N] 0, 1 or -1 (left out).
@@ -224,7 +224,8 @@ def bag_regression(
     controls: Controls | None = None,
     column: str = "label",
 ) -> Evaluation:
-    """Mean absolute error, in the target's unit, and R2; the control ``training_mean`` always says the same number.
+    """Mean absolute error, in the target's unit, and R2; the controls ``training_mean`` and ``training_median`` always
+    say the same number (the median is the one that the absolute error favours).
 
     Args:
         predicted: [N] in the target's unit; bags without a target (NaN) are counted and left out.
@@ -240,13 +241,16 @@ def bag_regression(
         Metric(f"{name}/mean_absolute_error", "mean", "absolute_error", better="lower"),
         Metric(f"{name}/r2", "r2", "estimate"),
     ]
-    mean = float(np.nanmean(np.asarray(train_targets, dtype=np.float64)))
+    trained = np.asarray(train_targets, dtype=np.float64)
     spread = np.square(truth - truth.mean()).sum()
     constant = {
-        "mean_absolute_error": float(np.abs(truth - mean).mean()),
-        "r2": float(1 - np.square(truth - mean).sum() / spread) if spread > 0 else np.nan,
+        f"training_{label}": {
+            "mean_absolute_error": float(np.abs(truth - number).mean()),
+            "r2": float(1 - np.square(truth - number).sum() / spread) if spread > 0 else np.nan,
+        }
+        for label, number in (("mean", np.nanmean(trained)), ("median", np.nanmedian(trained)))
     }
-    known_controls = {"training_mean": constant, **(controls or {})}
+    known_controls = {**constant, **(controls or {})}
     return make_evaluation(name, items, metrics, known.cohort, known_controls, {"left_out": dict(known.left_out)})
 
 

@@ -23,8 +23,11 @@ _TICKS = 5  # times at which a Kaplan-Meier figure counts who is at risk
 
 
 def curves_of_bags(results: Results) -> dict[str, tuple[Any, pd.DataFrame]]:
-    """What a run over bags has curves of, by name: ``roc`` of its classes, ``survival`` of its risk groups."""
-    curves = {}
+    """What a run over bags has curves of, by name: ``roc`` of its classes, ``survival`` of its risk groups.
+
+    Where units have several bags there is one of the bags and one of the units: ``roc_patient``.
+    """
+    curves: dict[str, tuple[Any, pd.DataFrame]] = {}
     for name, detail in results.details.items():
         items = results.items_of(name)
         shown = [figure for figure in results.figures if figure.name.startswith(f"{name}/")]
@@ -36,11 +39,14 @@ def curves_of_bags(results: Results) -> dict[str, tuple[Any, pd.DataFrame]]:
             names = detail["class_names"]
             codes = range(len(names))[: len(_COLOURS)] if len(names) != 2 else (1,)
             told = {code: str(names[code]) for code in codes}
-            curves["roc"] = roc(scores, items["target"].astype(int), told, note, _area(name, shown))
+            kind, drawn = "roc", roc(scores, items["target"].astype(int), told, note, _area(name, shown))
         elif "risk_group" in items and items["risk_group"].notna().any():
             time, event, group = items["time"], items["event"].astype(bool), items["risk_group"] + " risk"
             test = log_rank(time, event, group) if group.nunique() > 1 else None
-            curves["survival"] = survival_curves(time, event, group, "time", test, note)
+            kind, drawn = "survival", survival_curves(time, event, group, "time", test, note)
+        else:
+            continue
+        curves[f"{kind}_{name}" if kind in curves else kind] = drawn
     return curves
 
 

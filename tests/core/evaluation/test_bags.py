@@ -211,11 +211,12 @@ def test_two_grades_and_findings_have_figures_at_thresholds_of_validation_bags()
 def test_regression_reports_error_and_r2_beside_the_mean_of_training() -> None:
     random = np.random.default_rng(0)
     truth = random.normal(50, 10, size=40)
-    guess, train = truth + random.normal(0, 3, 40), np.array([40.0, np.nan, 50])
+    guess, train = truth + random.normal(0, 3, 40), np.array([40.0, np.nan, 41, 54])  # mean 45, median 41
     evaluation = bag_regression("slide", Predicted(guess, {"label": truth}, cohort()), train)
     error, share = figure(evaluation, "mean_absolute_error"), figure(evaluation, "r2")
     assert error.value == pytest.approx(np.abs(guess - truth).mean())
     assert error.controls["training_mean"] == pytest.approx(np.abs(truth - 45).mean())
+    assert error.controls["training_median"] == pytest.approx(np.abs(truth - 41).mean())
     assert share.value == pytest.approx(r2_score(truth, guess))
     assert share.controls["training_mean"] == pytest.approx(r2_score(truth, np.full(40, 45.0)))
 

@@ -55,7 +55,7 @@ def test_the_curve_of_all_folds_is_that_of_the_table(tmp_path: Path) -> None:
     keep_out_of_fold(tmp_path, arms, Console(quiet=True))
     curve = pd.read_csv(tmp_path / "figures" / "out_of_fold_roc.csv")
     assert np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"]) == pytest.approx(0.75)
-    assert curve["class"].str.startswith("tumour, area 0.75 (").all()
+    assert set(curve["class"]) == {"tumour"}
     assert set(curve["n_positive"] + curve["n_negative"]) == {4}
     assert (tmp_path / "figures" / "out_of_fold_roc.pdf").read_bytes().startswith(b"%PDF")
     results = pooled_results(arms[0])

@@ -217,6 +217,17 @@ def test_a_run_over_single_slides_gives_a_patient_one_row_the_mean_of_its_slides
     assert model.threshold is not None
     np.testing.assert_array_equal(table["prediction"] == "tumour", table["probability.tumour"] >= model.threshold)
 
+    results = read_results(run)  # the run has figures of slides, and of patients as they are predicted
+    figures = {figure.name: figure for figure in results.figures}
+    slides, patients = figures["bag/macro_auroc"], figures["patient/macro_auroc"]
+    assert (slides.units, patients.n) == (12, 12)
+    assert slides.n == sum(1 + int(name[1:]) % 2 for name in set(results.items_of("patient")["id"]))
+    told = results.items_of("patient").set_index("id")["probabilities"]
+    for name, probabilities in told.items():
+        assert probabilities[1] == pytest.approx(table.loc[name, "probability.tumour"], rel=1e-5)
+    assert "mean_of_instances" in patients.controls
+    assert {path.name for path in (run / "figures").glob("roc*.csv")} == {"roc.csv", "roc_patient.csv"}
+
 
 def test_runs_that_are_no_ensemble_are_refused_by_name(sweep: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(sweep, tmp_path / "cv")
