@@ -32,6 +32,11 @@ class Finding:
     examples: tuple[str, ...] = ()  # ids, groups or paths
     todo: str = ""
 
+    def line(self, restricted: bool) -> str:
+        """For the console; of restricted data without the examples that the message quotes."""
+        text = f"{self.check}: {len(self.examples)} found" if restricted else self.message
+        return f"{self.severity}: {text}"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)

@@ -47,8 +47,7 @@ def describe(
         console.print(note.partition(":")[0] if restricted else note, markup=False)
     for finding in findings:
         if finding.severity != "info":
-            text = f"{finding.check}: {len(finding.examples)} found" if restricted else finding.message
-            console.print(f"{finding.severity}: {text}", markup=False)
+            console.print(finding.line(restricted), markup=False)
     bad = [fate for fate in fates if fate.status != "ok"]
     if bad:
         console.print(f"{len(bad)} of {len(fates)} files are refused or partial", markup=False)

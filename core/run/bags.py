@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from core.data.audit import audit, refuse
 from core.data.manifest import Manifest
+from core.data.sharing import is_restricted
 from core.evaluation.bag_subject import BagSubject
 from core.evaluation.bag_texts import TextsOfBags
 from core.evaluation.tables import write_results
@@ -85,7 +86,7 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
         reason = reasons[0][0] if reasons else "no row has the split 'test'"
         raise UserError(f"no test bag can be used: {reason}", str(manifest.path))
     for finding in findings:
-        print(f"{finding.severity}: {finding.message}")
+        print(finding.line(is_restricted(cfg.data.sharing)))
     torch.manual_seed(cfg.seed)
     width = int(data.bag(data.ids("train")[0]).features.shape[1])
     task = build_task(cfg, width, names)
@@ -166,7 +167,7 @@ def finish(
     details = next((made.details for made in evaluations if made.name == name), {})
     ranked = next((part for part in parts if isinstance(part, TextsOfBags)), None)
     vocabulary = ranked.asked(data.texts, data.numbers("train")) if ranked and data.texts else ()
-    if cfg.data.sharing == "restricted":  # a caption is somebody's text, an entry of a graph is not
+    if is_restricted(cfg.data.sharing):  # a caption is somebody's text, an entry of a graph is not
         vocabulary = tuple(entry for entry in vocabulary if entry.concept)
     write_facts(folder, facts_of(data.bag(data.ids("train")[0]), data.tile_size, names, details, vocabulary))
     write_results(folder, evaluations)

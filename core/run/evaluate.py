@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.data.module import PairsDataModule
-from core.data.sharing import redact, sharing_key
+from core.data.sharing import is_restricted, redact, sharing_key
 from core.evaluation.subject import Subject
 from core.evaluation.tables import write_results
 from core.files import atomic_write
@@ -74,7 +74,7 @@ def finish(cfg: DictConfig, folder: Path, inputs: Inputs, data: PairsDataModule,
     evaluations, subject, more = evaluate_model(cfg, inputs, data, model)
     # files again: some may have failed since they were first read
     fates = [*inputs.manifest.fates, *data.tiles.fates(), *more]
-    restricted = cfg.data.sharing == "restricted"
+    restricted = is_restricted(cfg.data.sharing)
     evaluations = shareable(cfg, evaluations)
     write_results(folder, evaluations)
     write_status(folder, fates)
@@ -97,7 +97,7 @@ def conclude(cfg: DictConfig, folder: Path, evaluations: list[Evaluation], fates
 
 def shareable(cfg: DictConfig, evaluations: list[Evaluation]) -> list[Evaluation]:
     """The same evaluations; of restricted data without texts, and with opaque ids."""
-    if cfg.data.sharing != "restricted":
+    if not is_restricted(cfg.data.sharing):
         return evaluations
     key = sharing_key()  # in no run: what is written beside opaque names must not unlock them
     return [_redacted(evaluation, key) for evaluation in evaluations]

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from core.data.sharing import is_restricted
 from core.evaluation.arms import find_arms, find_runs
 from core.evaluation.pooled import pooled
 from core.run.evaluate import wide_console
@@ -32,6 +33,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
     """
     if cfg.road not in ROADS:
         raise UserError(f"road is '{cfg.road}'", "road", f"choose from {', '.join(ROADS)}")
+    is_restricted(cfg.data.sharing)  # a misspelling must not be found after hours
     road: Prepared = import_module(f"core.run.{cfg.road}").prepare(cfg, folder)
     first = os.environ.get("SLURM_PROCID", "0") == "0"  # of several tasks, which share the folder
     if first:

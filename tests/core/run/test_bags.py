@@ -116,6 +116,13 @@ def test_every_choice_for_bags_takes_a_step_and_is_evaluated(cohort: Path, tmp_p
     assert main("domains.pathology", "train", [*one, *keys, *choice.split()]) == 0
 
 
+def test_a_sharing_that_is_not_known_is_refused(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(cohort, tmp_path, "data.sharing=Restricted")[0] == 2
+    assert "data.sharing is 'Restricted'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_restricted_bags_have_opaque_names(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIVIUM_CACHE", str(tmp_path / "cache"))
     status, run = train(cohort, tmp_path, "data.sharing=restricted", "schedule.steps=1", "schedule.warmup_steps=0")
