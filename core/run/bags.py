@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from core.run.evaluate import conclude, shareable
 from core.run.inputs import phantom_manifest, with_splits
 from core.run.instantiate import instantiate
 from core.run.road import Prepared
+from core.run.slides import print_refused
 from core.run.status import write_status
 from core.run.tables import manifest_options, read_manifest
 from core.types import Fate, UserError
@@ -63,6 +65,8 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
         raise UserError("there are no features", "bags.features", "give bags.features=<folder>, as embed writes them")
     if cfg.data.external:
         raise UserError("a second set of bags cannot be evaluated", "data.external", "leave it out")
+    if cfg.bags.of not in ("group", "id"):
+        raise UserError(f"bags.of is '{cfg.bags.of}'", "bags.of", "group: a bag a patient; id: a bag a slide")
     path = Path(cfg.manifest) if cfg.manifest else phantom_manifest(cfg)
     manifest = read_manifest(path, manifest_options(cfg), pictures=False)
     manifest = with_splits(cfg, manifest, folder)
@@ -85,8 +89,10 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
         reasons = Counter(fate.reason for fate in fates if fate.status != "ok").most_common(1)
         reason = reasons[0][0] if reasons else "no row has the split 'test'"
         raise UserError(f"no test bag can be used: {reason}", str(manifest.path))
+    restricted = is_restricted(cfg.data.sharing)
     for finding in findings:
-        print(finding.line(is_restricted(cfg.data.sharing)))
+        print(finding.line(restricted))
+    print_refused(fates, restricted)
     torch.manual_seed(cfg.seed)
     width = int(data.bag(data.ids("train")[0]).features.shape[1])
     task = build_task(cfg, width, names)
@@ -103,8 +109,7 @@ def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
     frame, found = manifest.frame, layout.find(Path(cfg.bags.features))
     files: dict[str, tuple[str, Path]] = {}
     for id, path in zip(frame["id"], frame["path"], strict=True):
-        # embed names a file after the slide's path, other programs after its id or its name without the ending
-        name = next((name for name in (id, path, Path(str(path)).stem) if name in found), None)
+        name = next((name for name in _names(str(id), manifest.root / str(path)) if name in found), None)
         if name is not None:
             files[str(id)] = name, found[name]
     if not files:
@@ -112,7 +117,7 @@ def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
             f"no slide of the manifest has features: it names '{frame['id'].iloc[0]}' and the folder holds "
             f"'{next(iter(found))}'",
             str(cfg.bags.features),
-            "name slides as their features are: column id, or path with or without its ending",
+            "name slides as their features are: column id, or the end of path, with or without its ending",
         )
     owners = Counter(name for name, _ in files.values())
     twice = next((name for name, count in owners.items() if count > 1), None)
@@ -126,6 +131,20 @@ def slides_of(cfg: DictConfig, manifest: Manifest) -> Slides:
     known = frame.set_index("id").get("resolution", pd.Series(dtype=float)).dropna()
     resolution = {str(name): float(value) for name, value in known.items()}
     return Slides(layout, files, resolution)
+
+
+def _names(id: str, path: Path) -> Iterator[str]:
+    """What the features of a slide may be called, likeliest first.
+
+    ``embed`` names them after the slide's path below what all its slides have in common, with links followed, and a
+    later table may have more or less in common; other programs after its id or its name without the ending.
+    """
+    yield id
+    for whole in dict.fromkeys((Path(os.path.abspath(path)), path.resolve())):
+        for start in range(1, len(whole.parts)):
+            tail = Path(*whole.parts[start:])
+            yield tail.as_posix()
+            yield tail.with_suffix("").as_posix()
 
 
 def class_names(cfg: DictConfig, manifest: Manifest) -> tuple[str, ...]:

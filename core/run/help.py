@@ -33,7 +33,8 @@ _COLUMNS = (
 VERBS = {
     "train": Help(
         "Trains an image-text model on pairs of pictures and captions and evaluates it. Without a manifest it makes a\n"
-        "small synthetic cohort and trains on that, so it can be tried with no data at all.",
+        "small synthetic cohort and trains on that, so it can be tried with no data at all. With experiment=bags it\n"
+        "learns from slides as bags of features instead: the keys bags.* and bag_*, aggregator.",
         (
             ("manifest=FILE", "a table of pictures: path, caption or label, group (patient), split ..."),
             _COLUMNS,
@@ -41,7 +42,17 @@ VERBS = {
             ("experiment=NAME", "a ready-made set of settings; --info=defaults-tree shows what it is made of"),
             ("objective=NAME", "infonce, siglip, target_softmax, target_sigmoid, group_metric"),
             ("sampler=NAME", "uniform, or group (several pictures of a group in each batch)"),
-            ("schedule.steps=N", "optimiser steps"),
+            ("experiment=bags bags.features=FOLDER", "learns from bags: features that embed wrote, or bag_layout=NAME"),
+            ("aggregator=NAME", "mean, max, topk, abmil, gated_abmil, clam, dsmil, transmil, prototypes"),
+            ("bag_task=NAME", "classification (column label), regression, or one of the next lines"),
+            ("bag_task=ordinal", "with bags.classes=[low, ..., high]"),
+            ("bag_task=multilabel", "with bags.findings=[a, b], and columns label.a and label.b"),
+            ("bag_task=cox step=cached", "columns time and event; or bag_task=discrete_hazard"),
+            ("bag_task=alignment step=plain", "captions; experiment=songci has another way"),
+            ("bags.columns=[NAME]", "the column that the task learns, where it has another name"),
+            ("bags.of=group", "a bag is all slides of a patient; id: each slide"),
+            ("data.split.folds=K data.split.fold=I", "cross-validation; with -m data.split.fold=0,1,...: all folds"),
+            ("schedule.steps=N", "optimiser steps; schedule.warmup_steps must be fewer"),
             ("seed=N", "every random choice hangs on it"),
             ("resume=FOLDER", "goes on with an interrupted run, exactly where it was"),
             _DRY,
@@ -50,6 +61,7 @@ VERBS = {
             ("", "the synthetic cohort, a few minutes on two cores"),
             ("manifest=pairs.csv knowledge.path=doid.obo.gz objective=group_metric sampler=group", "your own pairs"),
             ("-m objective=infonce,group_metric seed=0,1,2", "six runs; then compare them"),
+            ("-m experiment=bags manifest=slides.csv bags.features=features aggregator=mean,clam", "two heads"),
         ),
         "report.html (open it in a browser), summary.json, items.parquet, metrics.csv, figures/, model.safetensors",
     ),

@@ -24,7 +24,7 @@ from core.run.folder import WEIGHTS
 from core.run.instantiate import instantiate
 from core.run.load import load_config, load_pairs
 from core.run.overlay import class_colours
-from core.run.slides import Source, progress_bar, reason, sources
+from core.run.slides import Source, print_refused, progress_bar, reason, sources
 from core.run.status import exit_status, write_status
 from core.run.tables import manifest_options, read_manifest
 from core.search.index import (
@@ -83,22 +83,13 @@ def run(cfg: DictConfig, folder: Path) -> int:
     print(f"indexed_tiles: {len(index)}")
     if cfg.query or cfg.example:
         fates += _answer(cfg, folder, reader, writer, index)
-    _tell(fates, _any_restricted(index))
+    print_refused(fates, _any_restricted(index))
     write_status(folder, fates)
     return exit_status(fates, cfg.allow_failures)
 
 
 def _any_restricted(index: Index) -> bool:
     return bool((index.slides["sharing"] == RESTRICTED).any())
-
-
-def _tell(fates: Sequence[Fate], restricted: bool) -> None:
-    """Names what was refused; where some slides are restricted, ``status.csv`` alone does."""
-    bad = [fate for fate in fates if fate.status != "ok"]
-    for fate in () if restricted else bad:
-        print(f"{fate.status}: {fate.path}: {fate.reason}")
-    if bad and restricted:
-        print(f"refused or partial: {len(bad)}")
 
 
 def _check(cfg: DictConfig) -> None:
@@ -314,6 +305,6 @@ def _dry_run(cfg: DictConfig, restricted: bool) -> int:
     changes = plan(index, feature_files(Path(cfg.index)))
     print(f"feature_files: {_counts(changes)}")
     tiles, gigabytes, hours, fates = estimate(Path(cfg.index), [*changes.added, *changes.changed])
-    _tell(fates, restricted)
+    print_refused(fates, restricted)
     print(f"tiles: {tiles}\nhours: {hours:.3g}\ngb: {gigabytes:.3g}")
     return exit_status(fates, cfg.allow_failures)

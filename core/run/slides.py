@@ -253,9 +253,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
 def print_fates(fates: Sequence[Fate], ignored: Sequence[str], restricted: bool = False) -> None:
     """What a person should know, as ``name: value`` lines; of restricted data without a name."""
     statuses = Counter(fate.status for fate in fates)
-    for fate in () if restricted else fates:
-        if fate.status != "ok":
-            print(f"{fate.status}: {fate.path}: {fate.reason}")
+    print_refused(fates, restricted)
     if ignored and restricted:
         print(f"ignored: {len(ignored)} files that are no pictures")
     elif ignored:
@@ -263,6 +261,15 @@ def print_fates(fates: Sequence[Fate], ignored: Sequence[str], restricted: bool 
         print(f"ignored: {len(ignored)} files that are no pictures: {shown}")
     print(f"slides: {len(fates)} (ok {statuses['ok']}, partial {statuses['partial']}, refused {statuses['refused']})")
     print(f"tiles: {sum(int(fate.counts.get('tiles', 0)) for fate in fates)}")
+
+
+def print_refused(fates: Sequence[Fate], restricted: bool) -> None:
+    """A line for each file that is not whole; of restricted data their number alone."""
+    bad = [fate for fate in fates if fate.status != "ok"]
+    if bad and restricted:
+        print(f"refused or partial: {len(bad)}")
+    for fate in () if restricted else bad:
+        print(f"{fate.status}: {fate.path}: {fate.reason}")
 
 
 def progress_bar() -> Progress:

@@ -6,13 +6,17 @@ import csv
 import json
 from pathlib import Path
 
+import h5py
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from core.evaluation.tables import read_results
+from core.run.bags import slides_of
 from core.run.compose import CONF
 from core.run.entry import main
+from core.run.tables import read_manifest
 from tests.core.data.cohort import DATA, needs_data
 from tests.core.run.bag_cohort import write_cohort
 
@@ -76,7 +80,9 @@ def test_survival_by_cox_needs_whole_batches_and_ranks_patients(cohort: Path, tm
     assert (run / "figures" / "survival.pdf").is_file()
 
 
-def test_a_slide_without_features_is_named_and_the_run_goes_on(cohort: Path, tmp_path: Path) -> None:
+def test_a_slide_without_features_is_named_and_the_run_goes_on(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = (cohort / "slides.csv").read_text() + "p0s9.svs,p0s9,p0,train,normal,50,1\n"
     (cohort / "p0s9.svs").write_text("another")
     (cohort / "more.csv").write_text(table)
@@ -84,6 +90,37 @@ def test_a_slide_without_features_is_named_and_the_run_goes_on(cohort: Path, tmp
     assert status == 3
     assert "p0s9" in (run / "failures.csv").read_text()
     assert "no features" in (run / "failures.csv").read_text()
+    assert "refused: p0s9: slide 'p0s9' has no features" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [["path", "id"], ["path"]])
+@pytest.mark.parametrize("where", ["absolute", "below", "link"])
+def test_features_are_found_by_the_end_of_a_path(tmp_path: Path, columns: list[str], where: str) -> None:
+    """``embed`` names features below what its slides have in common; a table may say more, or less, of a path."""
+    slides = tmp_path / "data" / "cohort"
+    (slides / "a").mkdir(parents=True)
+    (tmp_path / "raw").symlink_to(slides)
+    parts = {"absolute": str(slides), "below": "data/cohort", "link": "raw"}
+    lines = [",".join([*columns, "group"])]
+    for name in ("a/one", "two"):
+        (slides / f"{name}.svs").write_text(name)
+        row = {"path": f"{parts[where]}/{name}.svs", "id": f"case {name}"}
+        lines.append(",".join([*(row[column] for column in columns), name]))
+        feature = tmp_path / "features" / f"{name}.svs.h5"
+        feature.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(feature, "w") as file:
+            file.attrs["schema_version"] = 1
+    (tmp_path / "slides.csv").write_text("\n".join(lines) + "\n")
+    manifest = read_manifest(tmp_path / "slides.csv", pictures=False)
+    layout = {"_target_": "core.mil.features.EmbeddedFeatures"}
+    cfg = OmegaConf.create({"bags": {"layout": layout, "features": str(tmp_path / "features")}})
+    found = slides_of(cfg, manifest).files
+    assert [path.name for _, path in found.values()] == ["one.svs.h5", "two.svs.h5"]
+
+
+def test_what_a_bag_is_must_be_known(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(cohort, tmp_path, "bags.of=slide")[0] == 2
+    assert "bags.of is 'slide'" in " ".join(capsys.readouterr().err.split())
 
 
 @needs_data
