@@ -52,6 +52,9 @@ class Aggregator(nn.Module, ABC):
     def prepare(self, tiles: Tensor, seed: int) -> None:
         """Called once before training with features of training tiles [N, D] drawn by ``seed``, on every rank alike."""
 
+    def after_step(self) -> None:
+        """Called after every optimiser step, for constraints on parameters."""
+
     def contributions(self, output: BagOutput, head_weight: Tensor) -> Tensor:
         """Signed contribution of each tile to each logit of a linear head on the embedding.
 

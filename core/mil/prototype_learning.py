@@ -64,7 +64,7 @@ class PrototypeLearning:
             optimiser=AdamW(self.lr, weight_decay=0.0),
             schedule=CosineWarmup(self.steps),
             seed=seed,
-            trainer=TrainerOptions(precision="32-true"),
+            trainer=TrainerOptions(precision="32-true", accelerator="cpu"),
             updaters=[teacher],
         )
         return F.normalize(task.prototypes.detach(), dim=1).to(start)

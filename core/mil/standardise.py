@@ -37,6 +37,9 @@ class Standardised(Aggregator):
         output: BagOutput = self.inner(replace(bags, features=self._standardised(bags.features)), labels)
         return output
 
+    def after_step(self) -> None:
+        self.inner.after_step()
+
     def contributions(self, output: BagOutput, head_weight: Tensor) -> Tensor:
         return self.inner.contributions(output, head_weight)
 

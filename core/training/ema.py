@@ -51,16 +51,16 @@ class Ema:
         return self.final - (self.final - self.momentum) * 0.5 * (1 + math.cos(math.pi * done))
 
     def before_step(self, task: Task, batch: Batch, step: int) -> None:
-        """Before the first step, the average is the weights."""
+        """Before the first step, the average is the weights; after a resume it comes from the CPU."""
         if not self.average:
             self.average = {name: parameter.detach().clone() for name, parameter in trained(task)}
+        self.average = {name: self.average[name].to(parameter) for name, parameter in trained(task)}
 
     @torch.no_grad()
     def after_step(self, task: Task, step: int) -> None:
         """Moves the average; the last step ends with the average in place of the parameters."""
         for name, parameter in trained(task):
-            average = self.average[name].to(parameter)  # after a resume it comes from the CPU
-            self.average[name] = average.lerp_(parameter, 1 - self.at(step))
+            average = self.average[name].lerp_(parameter, 1 - self.at(step))
             if step == self.steps - 1:
                 parameter.copy_(average)
 

@@ -128,11 +128,10 @@ class TrainingModule(pl.LightningModule):
         if (step + 1) % self.log_every and step + 1 != self.schedule.steps:
             return
         self.latest = {name: value / self._count for name, value in self._sums.items()} | {"lr": rate}
-        self.latest |= {
-            name.rpartition(".")[2]: float(value.detach())
-            for name, value in self.task.named_parameters()
-            if name.endswith(("logit_scale", "logit_bias"))
-        }
+        for name, parameter in self.task.named_parameters():
+            if name.endswith(("logit_scale", "logit_bias")):
+                short = name.rpartition(".")[2]
+                self.latest[name if short in self.latest else short] = float(parameter.detach())
         self._sums, self._count = {}, 0
         for logger in self.loggers:  # Lightning's loggers write on rank 0 alone
             logger.log_metrics(self.latest, step + 1)

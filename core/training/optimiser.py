@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from core.training.task import Task
 
 # tables and tokens that are looked up or added, not multiplied; CLIP, ViT and their kin do not decay them
-_NOT_DECAYED = ("positional_embedding", "pos_embed", "class_embedding", "cls_token", "reg_token", "logit_scale",
-                "logit_bias", "relative_position_bias_table")  # fmt: skip
+_NOT_DECAYED = ("positional_embedding", "pos_embed", "class_embedding", "cls_token", "reg_token", "token",
+                "logit_scale", "logit_bias", "relative_position_bias_table")  # fmt: skip
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

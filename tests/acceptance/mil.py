@@ -96,7 +96,8 @@ def _slides(report: Report, folder: Path) -> None:
     hits = rows(latest(folder, "search") / "hits.csv") if done.status == 0 else []
     written = hits and (latest(folder, "search") / "hits.html").is_file()
     report.check("2", bool(written), "search_by_text", f"{len(hits)} hits ({note})")
-    report.check("2", done.value("search_recall_at_10") >= 0.95, "search_recall", done.value("search_recall_at_10"))
+    recall = done.value("search_recall_at_10")
+    report.show("2", "search_recall", f"{recall} (so few tiles are searched exactly; point 4 measures codes)")
 
     one = next((hit for hit in hits if hit["slide"] == slide.name), None)
     if one is None:

@@ -109,7 +109,11 @@ class Prototypes(Aggregator):
 
     def scale(self) -> Tensor:
         """s, by which cosines are multiplied before the softmax."""
-        return self.logit_scale.clamp(max=math.log(100)).exp()
+        return self.logit_scale.exp()
+
+    def after_step(self) -> None:
+        with torch.no_grad():
+            self.logit_scale.clamp_(max=math.log(100))
 
     def prepare(self, tiles: Tensor, seed: int) -> None:
         """Prototypes from training tiles [N, D]: k-means on the unit sphere, then ``learning``.

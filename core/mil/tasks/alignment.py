@@ -78,6 +78,7 @@ class TextTask(BagTask):
         """Where :meth:`cosines` come from, without gradient and with dropout off; arguments as there."""
 
     def after_step(self) -> None:
+        super().after_step()
         self.model.clamp()
 
     def captions(self, batch: BagBatch) -> Tensor:

@@ -48,7 +48,7 @@ class SongCi(TextTask):
     map of :class:`core.mil.aggregators.prototypes.Prototypes` and a linear head bring every fused token to a unit
     vector k_u of the text space. A diagnosis with the unit embedding t gets the answer ``z = sum_u a_u k_u`` with
     ``a = softmax_u(s t k_u)``, and fits the bag by ``cos(t, z)``. Loss: 0.5 times the objective on these cosines plus
-    0.2 times the mean of ``2 - 2 cos`` over a bag's own captions.
+    the mean of ``2 - 2 cos`` over a bag's own captions.
 
     What was chosen where the paper leaves it open, or its published code goes wrong:
 

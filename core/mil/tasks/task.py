@@ -124,6 +124,9 @@ class BagTask(Task):
             shares = self.aggregator.contributions(output, self.head.weight)
         return output.weights.float().cpu().numpy(), shares.float().cpu().numpy()
 
+    def after_step(self) -> None:
+        self.aggregator.after_step()
+
     def exported(self) -> nn.Module:
         return self
 

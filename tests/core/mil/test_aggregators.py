@@ -308,6 +308,16 @@ def test_pseudo_inverse_converges_and_runs_cover_the_sequence() -> None:
     assert torch.equal(means_of_runs(tokens, 10), tokens)
 
 
+def test_the_scale_of_prototypes_comes_back_from_its_bound() -> None:
+    model = build("prototypes", **SMALL["prototypes"]).double()
+    model.logit_scale.data.fill_(9.0)
+    model.after_step()
+    assert float(model.scale().detach()) == pytest.approx(100)
+    model(random_bags((9, 5), 6, torch.Generator())).embedding.sum().backward()
+    assert model.logit_scale.grad is not None
+    assert model.logit_scale.grad != 0
+
+
 def test_prototypes_count_every_tile_once_and_need_enough_tiles() -> None:
     random = torch.Generator().manual_seed(0)
     bags = random_bags((50, 1, 30), 6, random)
