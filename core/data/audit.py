@@ -20,6 +20,7 @@ from core.types import UserError
 
 NAMED = 5  # examples in a sentence
 RARE = 5  # a class with fewer pictures than this is told
+OF_CLASSES = ("class_counts", "unseen_class", "untested_class")  # findings that say something of the labels alone
 
 
 @dataclass(frozen=True)

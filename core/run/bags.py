@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from core.data.audit import audit, refuse
+from core.data.audit import OF_CLASSES, audit, refuse
 from core.data.manifest import Manifest
 from core.data.sharing import is_restricted
 from core.evaluation.bag_subject import BagSubject
@@ -74,6 +74,8 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
     refuse(findings, str(manifest.path))
     names = class_names(cfg, manifest)
     columns = list(cfg.bags.columns)
+    if not (names and columns == ["label"]):  # the label is not what is learned
+        findings = [finding for finding in findings if finding.check not in OF_CLASSES]
     labels = bag_labels(manifest, columns, dict.fromkeys(columns, names) if names else None)
     data = BagDataModule(
         manifest,

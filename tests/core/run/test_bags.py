@@ -70,9 +70,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_survival_by_cox_needs_whole_batches_and_ranks_patients(cohort: Path, tmp_path: Path) -> None:
+def test_survival_by_cox_needs_whole_batches_and_ranks_patients(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, run = train(cohort, tmp_path, "bag_task=cox", "step=plain")
     assert status == 0
+    assert "normal" not in capsys.readouterr().out  # a label that is not learned is not counted
     index = next(figure for figure in read_results(run).figures if figure.name == "patient/c_index")
     assert index.value > 0.65  # tumours have the event first; twelve patients leave a wide interval
     assert index.controls["chance"] == 0.5
