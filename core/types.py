@@ -58,6 +58,9 @@ class Fate:
 # Rasters
 
 
+SUPPLIED = "supplied"  # the source of a resolution that somebody gave, which replaces the file's
+
+
 @dataclass(frozen=True)
 class Resolution:
     """Physical size of a level-0 pixel along x and y."""
@@ -65,7 +68,7 @@ class Resolution:
     x: float
     y: float
     unit: Unit
-    source: str  # where it was read: "openslide.mpp-x", "manifest:mpp", "config"
+    source: str  # where it was read: a tag ("openslide.mpp-x"), or SUPPLIED
 
     @property
     def mean(self) -> float:

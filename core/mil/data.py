@@ -131,6 +131,7 @@ class BagDataModule:
         self.texts: BagTexts | None = None  # whoever builds a task of texts sets it: they come in the task's tokens
         self._read, self._make_sampler = read, sampler
         self._sampler: Sampler | None = None
+        self._kind: Kind | None = None  # of every bag that can be used; once prepared
         self.tile_size: float | None = None  # usual side of a training tile, in the unit of the bags; once prepared
         self._slides: list[str] = frame["id"].astype(str).tolist()
         self._groups: list[str] = frame["group"].astype(str).tolist()
@@ -168,9 +169,9 @@ class BagDataModule:
                 reasons[row] = found
                 continue
             self._tiles[row], kinds[row], sizes[row] = len(found), kind_of(found), found.tile_size
-            room -= found.features.nbytes
-            if room >= 0:
+            if found.features.nbytes <= room:
                 self._cache[row] = found
+                room -= found.features.nbytes
         odd, self.tile_size = odd_ones(kinds, sizes, {row for row in kinds if self._split[row] == "train"})
         reasons |= odd
         names = list(self._rows_of)
@@ -185,6 +186,7 @@ class BagDataModule:
             common = Counter(reasons[row] for row in used if row in reasons).most_common(1)
             reason = common[0][0] if common else "no row has the split 'train'"
             raise UserError(f"no training bag can be used: {reason}", str(self.manifest.path))
+        self._kind = kinds[self._members[self._parts["train"].ids[0]][0]]  # of all that are left
         self._sampler = self._make_sampler(self._parts["train"].lengths)
         return [self._fate(row, reasons.get(row)) for row in used]
 
@@ -197,9 +199,14 @@ class BagDataModule:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the training bags, in order, with the slides of each and their numbers of tiles."""
-        lines = [f"{name}\t{self.slides(name)}" for name in self.ids("train")]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """SHA-256 over kind and scale of the features, and the training bags in order: slides, tiles and labels.
+
+        What stands before the colon says what is hashed: another word is another definition, not other data.
+        """
+        lines = [f"{self._kind}\t{self.tile_size}"]
+        lines += [f"{name}\t{self.slides(name)}" for name in self.ids("train")]
+        lines += [f"{name}\t{values.tolist()}" for name, values in sorted(self.labels("train").items())]
+        return f"bags-2:{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Bags of a split that can be used, in the order of their first row; all below are in this order."""

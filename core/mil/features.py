@@ -14,6 +14,8 @@ behind :class:`FeatureLayout`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +29,8 @@ from core.types import Unit, UserError
 SCHEMA_VERSION = 1
 SUFFIX = ".h5"
 OTHER_LAYOUT = "choose its layout: bag_layout=trident (or clam, stamp, slide2vec)"
+DAMAGE = (OSError, LookupError, RuntimeError, ValueError, TypeError)  # what h5py says of structure that is not sound
+KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "Unit": (str,), "int": (int,), "float": (int, float)}
 CHUNK_BYTES = 1 << 20  # TRIDENT and CLAM chunk one row at a time, which is slow to read and large on disk
 
 
@@ -172,7 +176,10 @@ def read_header(path: str | Path) -> Header:
     """
     with open_hdf5(path) as file:
         attributes = _attributes(file, path)
-        return Header(attributes, len(file["features"]), dataset(file, "failed_coords", path))
+        failed = dataset(file, "failed_coords", path)
+        if failed.ndim != 2 or failed.shape[1] != 2:
+            raise DamagedFile(f"'failed_coords' has shape {failed.shape}; expected [F, 2]", str(path), "make it anew")
+        return Header(attributes, len(file["features"]), failed)
 
 
 def read_bag(path: str | Path) -> Bag:
@@ -198,19 +205,22 @@ def read_bag(path: str | Path) -> Bag:
     )
 
 
-def open_hdf5(path: str | Path) -> Any:
-    """An open HDF5 file.
+@contextmanager
+def open_hdf5(path: str | Path) -> Iterator[Any]:
+    """An open HDF5 file. A block under it only reads the file: what h5py raises there is the file's damage.
 
     Raises:
-        UserError: it is not there, or is no (whole) HDF5 file.
+        DamagedFile: it is no (whole) HDF5 file, here or wherever it is looked at in the block.
+        UserError: it is not there.
     """
     import h5py
 
     if not Path(path).is_file():
         raise UserError(f"feature file '{path}' does not exist")
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except DAMAGE as error:
         raise DamagedFile(f"'{path}' is damaged, or no HDF5 file: {error}", todo="make it anew") from error
 
 
@@ -223,9 +233,12 @@ def dataset(file: Any, name: str, path: str | Path) -> np.ndarray:
     if name not in file:
         raise DamagedFile(f"feature file has no '{name}', only {sorted(file)}", str(path))
     try:
-        return np.asarray(file[name][()])
-    except OSError as error:
+        values = np.asarray(file[name][()])
+    except DAMAGE as error:
         raise DamagedFile(f"'{name}' of a feature file is damaged: {error}", str(path), "make it anew") from error
+    if values.dtype.kind not in "iuf":
+        raise DamagedFile(f"'{name}' of a feature file holds {values.dtype}, no numbers", str(path), "make it anew")
+    return values
 
 
 def _attributes(file: Any, path: str | Path) -> FeatureAttributes:
@@ -239,11 +252,14 @@ def _attributes(file: Any, path: str | Path) -> FeatureAttributes:
     if version > SCHEMA_VERSION:
         raise UserError(f"feature file has schema version {version}, newer than {SCHEMA_VERSION}", str(path),
                         "update trivium")  # fmt: skip
-    known = {field.name for field in fields(FeatureAttributes)}
-    missing = sorted(known - set(file.attrs) - {"sharing"})  # older files have none
+    known = {field.name: str(field.type) for field in fields(FeatureAttributes)}
+    missing = sorted(set(known) - set(file.attrs) - {"sharing"})  # older files have none
     if missing:
         raise DamagedFile(f"feature file lacks the attributes {missing}", str(path), "make it anew")
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in file.attrs.items()}
+    wrong = sorted(key for key, kind in known.items() if key in plain and not isinstance(plain[key], KINDS[kind]))
+    if wrong:
+        raise DamagedFile(f"feature file has attributes of a wrong type: {wrong}", str(path), "make it anew")
     return FeatureAttributes(**{key: value for key, value in plain.items() if key in known})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from core.raster.reader import Identifies, Raster, Reader
-from core.types import Resolution, UserError, Window
+from core.types import SUPPLIED, Resolution, UserError, Window
 
 
 def check_reader(reader: Reader, file: str | Path) -> None:
@@ -36,6 +36,7 @@ def check_reader(reader: Reader, file: str | Path) -> None:
         given = raster.resolution
         assert isinstance(given, Resolution), "a resolution that was supplied is not used"
         assert given.mean == 0.75, "a resolution that was supplied is not used"
+        assert given.source == SUPPLIED, f"the source of a resolution that was supplied is not '{SUPPLIED}'"
     try:
         reader.open(file.with_name("there is no such file.tiff"))
     except UserError:

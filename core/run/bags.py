@@ -21,6 +21,7 @@ from core.data.sharing import is_restricted
 from core.evaluation.bag_subject import BagSubject
 from core.evaluation.bag_texts import TextsOfBags
 from core.evaluation.tables import write_results
+from core.mil.aggregator import Aggregator
 from core.mil.bags import Bag
 from core.mil.data import BagDataModule
 from core.mil.features import FeatureLayout
@@ -101,7 +102,8 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
     if isinstance(task, TextTask):
         data.texts = bag_texts(cfg, manifest, task.model.tokenizer)
     task.prepare(data.labels("train"), data.ids("train"), data.units("train"))
-    task.aggregator.prepare(data.tiles(cfg.bags.prepare_tiles, cfg.seed), cfg.seed)
+    if type(task.aggregator).prepare is not Aggregator.prepare:  # the tiles cost a second reading of all training bags
+        task.aggregator.prepare(data.tiles(cfg.bags.prepare_tiles, cfg.seed), cfg.seed)
     return Prepared(task, data, fates, lambda: finish(cfg, folder, data, task, names, fates))
 
 

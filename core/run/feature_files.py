@@ -14,7 +14,7 @@ from core.models.encoder import ImageEncoder
 from core.raster.patch import require_resolution
 from core.run.embedding import Embedded
 from core.run.slides import Source, Tiled, why_empty
-from core.types import Fate, UserError, Window
+from core.types import SUPPLIED, Fate, UserError, Window
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,7 @@ def finished(plan: Plan, source: Source) -> Header | None:
                 f"'{path}' holds other features: its {key} is {there[key]}, this run's is {value}",
                 todo="choose another folder with out=, or delete the old one",
             )
-    given = source.resolution
-    changed = given is not None and (there["resolution_x"], there["resolution_y"]) != (given, given)
-    return None if changed or there["slide_bytes"] != _bytes(source) else header
+    return None if _rescaled(header.attributes, source) or there["slide_bytes"] != _bytes(source) else header
 
 
 def header_of(plan: Plan, source: Source, result: Embedded) -> Header:
@@ -139,6 +137,13 @@ def failed_tiles(headers: Mapping[Source, Header]) -> list[tuple[str, Window, st
         places = [Window(int(x), int(y), width, height) for x, y in headers[source].failed]
         rows += [(source.input.name, place, known.error) for place in places]
     return rows
+
+
+def _rescaled(there: FeatureAttributes, source: Source) -> bool:
+    """Whether a slide would be read at another resolution than the one its features were made at."""
+    if source.resolution is None:  # the slide's own counts, and one that was supplied before is taken back
+        return there.resolution_source == SUPPLIED
+    return (there.resolution_x, there.resolution_y) != (source.resolution, source.resolution)
 
 
 def _bytes(source: Source) -> int:

@@ -41,7 +41,8 @@ class TrainData(Protocol):
     """What training needs of the data: batches as a pure function of the step.
 
     Data that a run may resume over have a ``fingerprint: str`` too: a hash of what trains, in order. It is kept in the
-    checkpoint, and a run goes on only over data of the same one.
+    checkpoint, and a run goes on only over data of the same one. Where what is hashed changes, a new word and a colon
+    before the hash keep this apart from data that changed.
     """
 
     def train_batches(self, start_step: int, stop_step: int, rank: int, size: int) -> Iterable[Any]:
@@ -161,13 +162,21 @@ def _begun(checkpoint: Path, data: TrainData) -> int:
     """The optimiser step a checkpoint was written after.
 
     Raises:
-        UserError: it was written over other data.
+        UserError: it was written over other data, or by a version whose fingerprint is of other things.
     """
     kept = read_checkpoint(checkpoint)
     before, now = kept.get(_StepData.__qualname__, {}).get("fingerprint"), _fingerprint(data)
     if before is not None and now is not None and before != now:
+        if before.rpartition(":")[0] != now.rpartition(":")[0]:
+            raise UserError(
+                "this run was begun by another version, which remembered its data in another way: whether they are the "
+                "same cannot be told",
+                str(checkpoint),
+                "go on with the version that is named in the run's folder, or start a new run without resume=",
+            )
         raise UserError(
-            "what would train now is not what this run began with: rows, splits or readable pictures changed",
+            "what would train now is not what this run began with: rows, splits, labels, features or readable pictures "
+            "changed",
             str(checkpoint),
             "restore the files that are named above (and in status.csv), or start a new run without resume=",
         )
@@ -175,7 +184,7 @@ def _begun(checkpoint: Path, data: TrainData) -> int:
 
 
 def _fingerprint(data: TrainData) -> str | None:
-    """Hash of what trains; None for data that are made in memory and cannot change."""
+    """Hash of what trains, perhaps as ``definition:hash``; None for data made in memory, which cannot change."""
     found: str | None = getattr(data, "fingerprint", None)
     return found
 

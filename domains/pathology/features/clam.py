@@ -13,7 +13,7 @@ import numpy as np
 from core.mil.bags import Bag
 from core.mil.features import dataset, open_hdf5
 from core.types import UserError
-from domains.pathology.features.common import list_files, make_bag, microns, not_claimed, pixels
+from domains.pathology.features.common import list_files, make_bag, microns, not_claimed, number, pixels
 
 
 class ClamFeatures:
@@ -69,5 +69,5 @@ class ClamFeatures:
                 str(file_name),
             )
         # a tile is read at a level, so its side at level 0 follows that level's true downsample
-        downsample = float(np.mean(tags["downsample"]))
-        return float(tags["patch_size"]) * downsample, float(tags["mpp"]) if "mpp" in tags else None
+        side = number(tags, "patch_size", file_name) * number(tags, "downsample", file_name)
+        return side, number(tags, "mpp", file_name) if "mpp" in tags else None

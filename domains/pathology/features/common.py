@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,38 @@ def microns(path: Path, given: float | None, why_missing: str) -> float:
     return resolution_of({}, given).x  # type: ignore[union-attr]  # one that is given is taken or refused
 
 
+def number(tags: Mapping[str, Any], name: str, path: Path) -> float:
+    """An attribute that is a number, or one number for each axis, of which it is the mean.
+
+    Raises:
+        UserError: the file has no such attribute, or it is no number; both are named.
+    """
+    if name not in tags:
+        raise UserError(f"the file has no attribute '{name}', only {sorted(tags)}", str(path))
+    try:
+        return float(np.mean(np.asarray(tags[name], np.float64)))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the attribute '{name}' is '{tags[name]}', no number", str(path)) from error
+
+
+def places(coordinates: np.ndarray, path: Path) -> np.ndarray:
+    """Coordinates in the unit they are in, [T, 2] float64.
+
+    Raises:
+        UserError: another shape.
+    """
+    if coordinates.ndim != 2 or coordinates.shape[1] != 2:
+        raise UserError(f"coordinates have shape {coordinates.shape}; expected [T, 2]", str(path))
+    return coordinates.astype(np.float64)
+
+
 def pixels(coordinates: np.ndarray, path: Path, layout: str) -> np.ndarray:
     """Level-0 pixels, [T, 2] float64.
 
     Raises:
         UserError: they are no whole numbers, so they are in another unit.
     """
-    corners = np.asarray(coordinates, np.float64)
-    if corners.ndim != 2 or corners.shape[1] != 2:
-        raise UserError(f"coordinates have shape {coordinates.shape}; expected [T, 2]", str(path))
+    corners = places(coordinates, path)
     if not np.array_equal(corners, np.round(corners)):
         raise UserError(f"coordinates are no whole numbers, and {layout}'s are level-0 pixels", str(path),
                         "perhaps they are in microns")  # fmt: skip

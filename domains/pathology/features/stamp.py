@@ -14,7 +14,7 @@ import numpy as np
 from core.mil.bags import Bag
 from core.mil.features import dataset, open_hdf5
 from core.types import UserError
-from domains.pathology.features.common import list_files, make_bag, not_claimed, one_below
+from domains.pathology.features.common import list_files, make_bag, not_claimed, number, one_below, places
 
 KNOWN_MAJOR = 2
 HISTORIC_PX, HISTORIC_UM = 224, 256.0
@@ -37,7 +37,7 @@ class StampFeatures:
             if "coords" not in file:
                 raise UserError("STAMP's feature file has no coordinates", str(path), "extract the features again")
             features, coordinates = dataset(file, "feats", path), dataset(file, "coords", path)
-        corners, tile_um = _microns(tags, np.asarray(coordinates, np.float64), path)
+        corners, tile_um = _microns(tags, places(coordinates, path), path)
         return make_bag(id, path, features, corners, tile_um, str(tags.get("extractor", path.parent.name)))
 
 
@@ -56,12 +56,12 @@ def _check(tags: dict[str, Any], path: Path) -> None:
 def _microns(tags: dict[str, Any], corners: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
     """Corners and side of a tile in microns."""
     if "tile_size_um" in tags:
-        return corners, float(tags["tile_size_um"])
+        return corners, number(tags, "tile_size_um", path)
     if "tile_size" in tags and "unit" in tags:
-        return corners, float(tags["tile_size"])
+        return corners, number(tags, "tile_size", path)
     strides = [np.diff(np.unique(axis)) for axis in corners.T]
     stride = min((float(steps.min()) for steps in strides if len(steps)), default=0.0)
-    if round(float(tags.get("tile_size", stride))) == HISTORIC_PX:
+    if round(number({"tile_size": stride, **tags}, "tile_size", path)) == HISTORIC_PX:
         return corners / HISTORIC_PX * HISTORIC_UM, HISTORIC_UM
     raise UserError(f"the file does not say how large a tile is, and its tiles are {stride:g} apart", str(path),
                     f"extract the features again: only a distance of {HISTORIC_PX} is known")  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from core.mil.bags import Bag
 from core.mil.features import dataset, open_hdf5
 from core.types import NoResolution, UserError
-from domains.pathology.features.common import list_files, make_bag, microns, not_claimed, one_below, pixels
+from domains.pathology.features.common import list_files, make_bag, microns, not_claimed, number, one_below, pixels
 from domains.pathology.readers.resolution import resolution_of
 
 
@@ -36,10 +36,10 @@ class TridentFeatures:
         mpp = microns(path, resolution, why)
         _hold_against(tags, mpp, path)
         for axis, name in enumerate(("level0_width", "level0_height")):
-            if name in tags and len(corners) and corners[:, axis].max() >= float(tags[name]):
+            if name in tags and len(corners) and corners[:, axis].max() >= number(tags, name, path):
                 raise UserError(f"tiles lie outside of the slide, whose {name} is {tags[name]}", str(path),
                                 "the coordinates are those of another slide, or in another unit")  # fmt: skip
-        tile_um = float(tags["patch_size_level0"]) * mpp
+        tile_um = number(tags, "patch_size_level0", path) * mpp
         name = encoder if encoder != "None" else path.parent.name.removeprefix("features_")  # None is stored as a word
         return make_bag(id, path, features, corners * mpp, tile_um, str(name))
 

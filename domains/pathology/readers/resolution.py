@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from core.types import NoResolution, Resolution, UserError
+from core.types import SUPPLIED, NoResolution, Resolution, UserError
 
 SMALLEST_MPP, LARGEST_MPP = 0.05, 10.0  # a 160x oil scan; a photograph of a whole slide
 LARGEST_CONFLICT = 4.0  # 0.2325 at "20x" exists (a 2x lens behind the objective); a factor of ten is a slip
@@ -41,7 +41,7 @@ def resolution_of(properties: Mapping[str, str], given: float | None = None) -> 
                 f"{given} microns per pixel were supplied; expected {SMALLEST_MPP} to {LARGEST_MPP:g}",
                 todo="correct the manifest column mpp or data.resolution",
             )
-        return Resolution(given, given, "um", "supplied")
+        return Resolution(given, given, "um", SUPPLIED)
     for key_x, key_y in KEYS:
         x, y = _microns(properties, key_x), _microns(properties, key_y)
         if x is None and y is None:

@@ -19,7 +19,7 @@ from core.data.targets import Relations
 from core.data.tiles import TileSource
 from core.raster.array import ArrayRaster
 from core.raster.reader import ReadError
-from core.types import Geometry, NoResolution, Resolution, Unit
+from core.types import SUPPLIED, Geometry, NoResolution, Resolution, Unit
 
 DATA = Path(os.environ.get("TRIVIUM_DATA", Path(__file__).parents[4] / "shared" / "data")) / "pathology"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real data at {DATA}")
@@ -47,7 +47,7 @@ class PictureReader:
         except OSError as error:
             raise ReadError(f"is no picture: {error}", str(path)) from error
         scale = NoResolution("the scale is not known", "um")
-        given = scale if resolution is None else Resolution(resolution, resolution, "um", "manifest")
+        given = scale if resolution is None else Resolution(resolution, resolution, "um", SUPPLIED)
         return ArrayRaster(path, size, decode, given)
 
 

@@ -38,7 +38,8 @@ class Store:
             raise self.broken[name]
         random = np.random.default_rng(int(name[1:]))
         changes = self.changes.get(name, {})
-        tiles, width = int(random.integers(1, 30)), changes.get("width", 5)
+        drawn, width = int(random.integers(1, 30)), changes.get("width", 5)
+        tiles = int(str(changes.get("tiles", drawn)))
         bag = Bag(
             name,
             random.normal(size=(tiles, int(str(width)))).astype(np.float16),
@@ -284,6 +285,28 @@ def test_the_fingerprint_is_of_the_training_bags_and_their_slides() -> None:
     assert ready().fingerprint == fingerprint
     assert ready(Store(broken={"s4": OSError("a validation slide")})).fingerprint == fingerprint
     assert ready(Store(broken={"s1": OSError("a training slide")})).fingerprint != fingerprint
+
+
+def test_the_fingerprint_tells_other_labels_encoders_and_scales_of_the_same_slides() -> None:
+    fingerprint = ready().fingerprint
+    slides = [f"s{number}" for number in range(24)]
+    for change in ({"encoder": "vit@2"}, {"tile_size": 256.0}, {"unit": "mm"}):
+        assert ready(Store(changes=dict.fromkeys(slides, change))).fingerprint != fingerprint  # type: ignore[arg-type]
+    for slide, other in ((0, True), (4, False)):  # of training, and of validation
+        labels = np.array([number // 2 % 2 for number in range(24)])
+        assert ready(labels={"label": labels}).fingerprint == fingerprint
+        labels[[slide, slide + 1]] = 1 - labels[slide]
+        assert (ready(labels={"label": labels}).fingerprint != fingerprint) == other
+    assert ready(labels={}).fingerprint != fingerprint
+
+
+def test_a_bag_beyond_the_cache_leaves_room_for_those_after_it() -> None:
+    store = Store(changes={"s0": {"tiles": 2000}})
+    data = ready(store, cache_gib=15_000 / 2**30)  # s0 has 20,000 bytes, all others have 6,900 at most
+    store.reads.clear()
+    for name in (*data.ids("train"), *data.ids("val"), *data.ids("test")):
+        data.bag(name)
+    assert store.reads == ["s0"]
 
 
 def test_spawned_ranks_get_the_same_data() -> None:

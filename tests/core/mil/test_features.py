@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from core.mil.features import (
     DamagedFile,
     EmbeddedFeatures,
     FeatureAttributes,
+    open_hdf5,
     read_bag,
     read_header,
     write_features,
@@ -118,6 +120,62 @@ def test_a_file_cut_anywhere_is_damaged_and_never_a_smaller_bag(tmp_path: Path) 
         (tmp_path / "cut.h5").write_bytes(content[:length])
         with pytest.raises(DamagedFile):
             read_bag(tmp_path / "cut.h5")
+
+
+def without_features(file: h5py.File) -> None:
+    del file["features"]
+
+
+def as_group(file: h5py.File) -> None:
+    del file["features"]
+    file.create_group("features")
+
+
+def as_words(file: h5py.File) -> None:
+    del file["coords"]
+    file["coords"] = [["a", "b"]] * 5
+
+
+def failed_in_a_row(file: h5py.File) -> None:
+    del file["failed_coords"]
+    file["failed_coords"] = np.zeros(3, np.int64)
+
+
+def version_in_words(file: h5py.File) -> None:
+    file.attrs["schema_version"] = "one"
+
+
+def resolution_in_words(file: h5py.File) -> None:
+    file.attrs["resolution_x"] = "wide"
+
+
+@pytest.mark.parametrize(
+    ("harm", "read"),
+    [
+        (without_features, read_bag),
+        (without_features, read_header),
+        (as_group, read_bag),
+        (as_words, read_bag),
+        (failed_in_a_row, read_header),
+        (version_in_words, read_bag),
+        (resolution_in_words, read_header),
+    ],
+)
+def test_damaged_structure_is_named_with_its_file(
+    tmp_path: Path, harm: Callable[[h5py.File], None], read: Callable[[Path], object]
+) -> None:
+    write_features(tmp_path / "a.h5", *tiles(5), ATTRIBUTES)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        harm(file)
+    with pytest.raises(DamagedFile, match=r"a\.h5"):
+        read(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError, RuntimeError, ValueError, TypeError])
+def test_what_h5py_raises_of_an_open_file_is_its_damage(tmp_path: Path, error: type[Exception]) -> None:
+    write_features(tmp_path / "a.h5", *tiles(5), ATTRIBUTES)
+    with pytest.raises(DamagedFile, match=r"a\.h5.*bad symbol table"), open_hdf5(tmp_path / "a.h5"):
+        raise error("bad symbol table")
 
 
 def test_a_failed_write_leaves_the_file_that_was_there(tmp_path: Path) -> None:

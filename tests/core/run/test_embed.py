@@ -30,7 +30,7 @@ from core.mil.features import EmbeddedFeatures, read_bag, read_header
 from core.models.dual_encoder import build
 from core.models.encoder import ImageEncoder, encoder_of_entry
 from core.models.weights import save_trained
-from core.types import UserError, Window
+from core.types import SUPPLIED, UserError, Window
 from domains.pathology.readers import SlideReader
 from tests.core.raster.pictures import break_tile, noise, write_slide
 from tests.core.run.verbs import only_run, run
@@ -227,7 +227,12 @@ def test_only_what_is_missing_or_stale_is_made_again(
     table.write_text("path,mpp\nin/a.svs,0.25\n")  # the resolution was corrected: other tiles
     embed(tmp_path, *common, f"manifest={table}")
     assert len(shapes) == 3
-    assert read_header(tmp_path / "out" / "a.svs.h5").attributes.resolution_source == "supplied"
+    assert read_header(tmp_path / "out" / "a.svs.h5").attributes.resolution_source == SUPPLIED
+    embed(tmp_path, *common)  # it was a mistake: the slide's own counts again
+    assert len(shapes) == 4
+    assert np.array_equal(contents(tmp_path / "out")["a.svs"][0], before["a.svs"][0])
+    embed(tmp_path, *common)
+    assert len(shapes) == 4
 
 
 def test_a_manifest_names_slides_as_it_writes_them_and_one_row_a_window_is_one_slide(

@@ -189,6 +189,15 @@ def test_a_run_does_not_go_on_over_other_pictures(tmp_path: Path) -> None:
     assert (run / "model.safetensors").is_file()
 
 
+def test_a_run_whose_fingerprint_is_of_other_things_is_refused_as_such(tmp_path: Path) -> None:
+    data = Cohort(write_cohort(tmp_path))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", data=data, callbacks=[SignalAt(2, signal.SIGTERM)])
+    data.fingerprint = f"pairs-2:{data.fingerprint}"
+    with pytest.raises(UserError, match=r"begun by another version.*last\.ckpt.*without resume="):
+        train(tmp_path / "run", data=data, resume=tmp_path / "run" / LAST)
+
+
 def test_plain_and_cached_steps_train_alike(tmp_path: Path) -> None:
     weights = [train(None, dropout=0.0, step=step).task.state_dict() for step in (Plain(1.0), Cached(5, 1.0))]
     for key, value in weights[0].items():

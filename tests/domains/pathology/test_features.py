@@ -184,3 +184,44 @@ def test_slide2vec_reads_both_of_its_formats_and_refuses_code(tmp_path: Path) ->
     (tmp_path / "npz" / "tiles" / "s1.coordinates.npz").write_bytes(b"PK broken")
     with pytest.raises(UserError, match="cannot be read"):
         only_bag(Slide2VecFeatures(), tmp_path / "npz", None)
+
+
+def test_attributes_that_are_missing_or_no_numbers_are_named_with_their_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no attribute 'downsample'.*patches.s1\.h5"):
+        only_bag(ClamFeatures(), clam(tmp_path / "a", without=("downsample",)), MPP)
+    with pytest.raises(UserError, match=r"'patch_size' is 'large', no number.*patches.s1\.h5"):
+        only_bag(ClamFeatures(), clam(tmp_path / "b", tags={"patch_size": "large"}), MPP)
+    with pytest.raises(UserError, match=r"'patch_size_level0' is 'large', no number.*s1\.h5"):
+        only_bag(TridentFeatures(), trident(tmp_path / "c", tags={"patch_size_level0": "large"}), MPP)
+    with pytest.raises(UserError, match=r"'tile_size_um' is 'large', no number.*s1\.h5"):
+        only_bag(StampFeatures(), stamp(tmp_path / "d", tags={"tile_size_um": "large"}), None)
+    with pytest.raises(UserError, match=r"coordinates have shape \(4,\).*s1\.h5"):
+        only_bag(StampFeatures(), stamp(tmp_path / "e", coords=np.zeros(4, np.float32)), None)
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        ({"slide": None}, r"no 'slide\.base_spacing_um'"),
+        ({"slide": {"base_spacing_um": "fine"}}, r"'slide\.base_spacing_um' is 'fine', no number"),
+        ({"tiling": [224]}, r"no 'tiling\.tile_size_lv0'"),
+        ({"tiling": {"tile_size_lv0": None}}, r"no tiling\.tile_size_lv0"),
+    ],
+)
+def test_what_slide2vec_left_out_is_named_with_its_file(tmp_path: Path, scale: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=rf"{words}.*s1\.coordinates\.meta\.json"):
+        only_bag(Slide2VecFeatures(), slide2vec(tmp_path, scale=scale), None)
+
+
+def test_slide2vecs_files_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
+    folder = slide2vec(tmp_path, kind="npz")
+    np.savez(folder / "tiles" / "s1.coordinates.npz", x=np.zeros(3), y=np.zeros(4))
+    with pytest.raises(UserError, match=r"x and y of each tile.*s1\.coordinates\.npz"):
+        only_bag(Slide2VecFeatures(), folder, None)
+    with (folder / "tiles" / "s1.coordinates.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(UserError, match=r"s1\.coordinates\.npz' cannot be read"):
+        only_bag(Slide2VecFeatures(), folder, None)
+    (folder / "tile_embeddings" / "s1.meta.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match=r"s1\.meta\.json' holds a list"):
+        only_bag(Slide2VecFeatures(), folder, None)

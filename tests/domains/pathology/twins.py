@@ -52,6 +52,8 @@ def clam(folder: Path, made: Slide | None = None, name: str = "s1", **changed: A
             {"patch_size": 224, "patch_level": 1, "downsample": (2.0, 2.0), "level_dim": (9000, 7000), "name": name,
              "downsampled_level_dim": (4500, 3500), "save_path": "patches", **changed.get("tags", {})}
         )  # fmt: skip
+        for tag in changed.get("without", ()):
+            del data.attrs[tag]
     return folder / "FEATURES"
 
 
@@ -101,7 +103,8 @@ def slide2vec(folder: Path, made: Slide | None = None, name: str = "s1", **chang
         tile_index=np.arange(TILES, dtype=np.int32), tissue_fractions=np.ones(TILES, np.float32),
     )  # fmt: skip
     scale = {"slide": {"dimensions": [9000, 7000], "base_spacing_um": changed.get("mpp", MPP)},
-             "tiling": {"requested_tile_size_px": 224, "tile_size_lv0": SIDE_PX}}  # fmt: skip
+             "tiling": {"requested_tile_size_px": 224, "tile_size_lv0": SIDE_PX},
+             **changed.get("scale", {})}  # fmt: skip
     (folder / "tiles" / f"{name}.coordinates.meta.json").write_text(json.dumps(scale))
     return folder
 
