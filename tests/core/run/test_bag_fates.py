@@ -60,7 +60,7 @@ def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
 def failing(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int, error: BaseException) -> None:
     """The call of this number (from 1 on) raises an error."""
     real: Callable[..., Any] = getattr(owner, name)
-    calls = []
+    calls: list[None] = []
 
     def call(*given: Any, **known: Any) -> Any:
         calls.append(None)
@@ -77,9 +77,7 @@ def tables(out: Path) -> tuple[list[str], dict[str, str]]:
     return pd.read_csv(out / "predictions.csv")["group"].tolist(), {str(name): str(fates[name]) for name in fates.index}
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"), [(EmbeddedFeatures, "read"), (BagModel, "outcome"), (BagModel, "explain")]
-)  # fmt: skip
+@pytest.mark.parametrize(("owner", "name"), [(EmbeddedFeatures, "read"), (BagModel, "outcome"), (BagModel, "explain")])
 def test_what_no_one_foresaw_of_a_patient_is_its_fate_and_it_is_predicted_or_refused_never_both(
     owner: Any, name: str, new: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,9 +89,11 @@ def test_what_no_one_foresaw_of_a_patient_is_its_fate_and_it_is_predicted_or_ref
     assert "unexpected RuntimeError: odd numbers" in (out / "failures.csv").read_text()
 
     for debug, error in ((True, RuntimeError("odd numbers")), (False, KeyboardInterrupt())):
-        with monkeypatch.context() as patch, pytest.raises(type(error)):
+        new.debug = debug
+        with monkeypatch.context() as patch:
             failing(patch, owner, name, 2, error)
-            bag_predict.run(OmegaConf.merge(new, {"debug": debug}), tmp_path / str(debug))
+            with pytest.raises(type(error)):
+                bag_predict.run(new, tmp_path / str(debug))
 
 
 def test_a_patient_that_cannot_be_explained_has_no_row(
