@@ -12,6 +12,10 @@ from pathlib import Path
 from core.types import UserError
 
 
+class WriteError(UserError):
+    """A file that cannot be written: no fate of one input, since the next one would meet it too."""
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path in the folder of ``path``; on success it is synced and renamed to ``path``.
@@ -19,7 +23,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     A reader therefore sees the old file or the new one, never a part of it; on any error the temporary file is removed.
 
     Raises:
-        UserError: the folder cannot be written, or the disk is full.
+        WriteError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -39,7 +43,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
+        raise WriteError(
             f"cannot write '{path}': {error.strerror or error}", todo="free space or choose a writable folder"
         ) from error
     finally:

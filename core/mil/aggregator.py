@@ -36,6 +36,7 @@ class Aggregator(nn.Module, ABC):
     in_features: int  # D, width of the tiles
     width: int  # E, width of the embedding
     order_free: bool = True  # whether the order of tiles in a bag means nothing
+    max_tiles: int | None = None  # of one bag; None: any number
 
     @abstractmethod
     def forward(self, bags: PackedBags, labels: Tensor | None = None) -> BagOutput:
@@ -48,6 +49,23 @@ class Aggregator(nn.Module, ABC):
         Raises:
             UserError: a bag is beyond what this aggregator can take.
         """
+
+    def require_room(self, ids: Sequence[str], lengths: Sequence[int]) -> None:
+        """Refuses bags of more than ``max_tiles``; before training too, since a tested bag is only seen after it.
+
+        Args:
+            ids: [N] names of the bags. lengths: [N] their tiles.
+
+        Raises:
+            UserError: names the first such bag.
+        """
+        for bag, tiles in zip(ids, lengths, strict=True):
+            if self.max_tiles is not None and tiles > self.max_tiles:
+                raise UserError(
+                    f"bag '{bag}' has {tiles:,} tiles and {type(self).__name__} takes {self.max_tiles:,}",
+                    "aggregator.max_tiles",
+                    "raise it where memory allows, use larger tiles, or choose a pooling head: these have no limit",
+                )
 
     def prepare(self, tiles: Tensor, seed: int) -> None:
         """Called once before training with features of training tiles [N, D] drawn by ``seed``, on every rank alike."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -26,6 +27,9 @@ class Standardised(Aggregator):
         self.in_features, self.width, self.order_free = inner.in_features, inner.width, inner.order_free
         self.register_buffer("mean", torch.zeros(inner.in_features))
         self.register_buffer("deviation", torch.ones(inner.in_features))
+
+    def require_room(self, ids: Sequence[str], lengths: Sequence[int]) -> None:
+        self.inner.require_room(ids, lengths)
 
     def prepare(self, tiles: Tensor, seed: int) -> None:
         deviation = tiles.double().std(dim=0, correction=0)

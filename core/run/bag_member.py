@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -53,12 +53,19 @@ class Member:
         return scaled
 
     def explain(self, bags: PackedBags, context: str | None = None, entry: int = 0) -> Explained:
-        """What the tiles of one bag brought; of a text task to the cosine of one entry of the vocabulary."""
+        """What the tiles of one bag brought; of a text task to the cosine of one entry of the vocabulary.
+
+        To a risk they are in deviations of the training bags' risks, as :meth:`outcome` is: a member whose log-risks
+        are wide must not outvote the others in a map when it does not in the risk.
+        """
         if isinstance(self.task, TextTask):
             asked = self.vocabulary[entry : entry + 1]
             found = self.task.attribution(bags, asked, self._read(context, 1))
             return Explained(found.weights[:, 0], found.tiles, found.words[0] if found.words.size else None)
-        return self.task.explain(bags)
+        explained = self.task.explain(bags)
+        if self.facts.risk_scale is None:
+            return explained
+        return replace(explained, contributions=explained.contributions / np.float32(self.facts.risk_scale[1]))
 
     def words(self, context: str, pieces: npt.NDArray[np.float32]) -> list[tuple[str, float]]:
         """The words of a text, each with the sum of what its pieces [L] brought."""

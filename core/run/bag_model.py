@@ -207,8 +207,8 @@ def load_bags(run: str | Path, allow: Sequence[str] = ()) -> BagModel:
 
     Raises:
         UserError: a run did not end, its weights do not fit, or the runs of a sweep are no ensemble: they differ in
-            more than seed and fold, in the classes, in the vocabulary or in the kind of features they learned from. A
-            run that aligns bags with texts keeps no vocabulary.
+            more than seed and fold, in the classes, in the vocabulary or in the kind or scale of the features they
+            learned from. A run that aligns bags with texts keeps no vocabulary.
     """
     folders = members(Path(run))
     with allowing(allow):
@@ -238,6 +238,7 @@ def _require_alike(sweep: Path, found: Sequence[Member]) -> None:
                 str(sweep),
                 "give one of the runs, or train with knowledge.path: training captions differ between folds",
             )
+    _require_one_scale(sweep, found)
     arms, _ = find_arms(find_runs([member.folder for member in found])[0])
     if len(arms) > 1:
         told = "; ".join(f"{arm.label}: {', '.join(run.path.name for run in arm.runs)}" for arm in arms)
@@ -246,6 +247,21 @@ def _require_alike(sweep: Path, found: Sequence[Member]) -> None:
             str(sweep),
             "give one of the runs, or sweep over seed and data.split.fold alone",
         )
+
+
+def _require_one_scale(sweep: Path, found: Sequence[Member]) -> None:
+    """Runs of one kind of features alone; an older one that kept no side of its tiles is taken."""
+    known = [(member.folder.name, member.facts.tile_size) for member in found if member.facts.tile_size is not None]
+    for name, size in known[1:]:
+        first, usual = known[0]
+        if not same_scale(usual, size):
+            unit = found[0].facts.unit
+            raise UserError(
+                f"the runs '{first}' and '{name}' are no ensemble: they learned from tiles of {usual:g} {unit} and of "
+                f"{size:g} {unit}",
+                str(sweep),
+                "give one of the runs, or train all on features of one scale",
+            )
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pandas as pd
 from omegaconf import DictConfig
 
 from core.data.manifest import Manifest
-from core.files import atomic_write
+from core.files import WriteError
 from core.mil.bags import Bag
 from core.mil.cohort import joined, rows_by_name
 from core.mil.tasks.task import Explained
@@ -20,13 +19,14 @@ from core.raster.reader import Reader
 from core.raster.regions import AreaWriter
 from core.run.bag_maps import Placed, place, write_pictures
 from core.run.bag_model import BagModel, load_bags
+from core.run.bag_tables import Tables
 from core.run.bag_texts import read_context
 from core.run.bags import Slides, slides_of
 from core.run.instantiate import instantiate
 from core.run.literals import escape
 from core.run.predict import OVERVIEW_PX
 from core.run.slides import print_fates, progress_bar, reason
-from core.run.status import exit_status, write_status
+from core.run.status import exit_status
 from core.run.tables import manifest_options, read_manifest
 from core.types import Fate, UserError
 
@@ -51,6 +51,15 @@ class Patient:
         return Patient(self.name, [], [], {**self.reasons, **dict.fromkeys(self.rows, why)})
 
 
+@dataclass(frozen=True)
+class Said:
+    """What the model says of one patient; nothing where no slide of it can be used."""
+
+    line: dict[str, object] | None = None  # of predictions.csv
+    words: list[dict[str, object]] = field(default_factory=list)  # lines of words.csv
+    no_map: dict[int, str] = field(default_factory=dict)  # why a slide has no pictures, by row; empty where it has
+
+
 def run(cfg: DictConfig, folder: Path) -> int:
     """Applies a run over bags, or all runs of a sweep as one ensemble, to the slides of a manifest without labels.
 
@@ -62,13 +71,15 @@ def run(cfg: DictConfig, folder: Path) -> int:
             ``maps/<slide>.{png,geojson}``, ``sheets/<slide>.png`` and ``tiles/<slide>.parquet``. A slide without a
             readable file is predicted all the same: it is counted. Of a vocabulary the first entries are in the row,
             and pictures are of the patient's first. Where texts are read together with bags, ``words.csv`` has what
-            each word added to its score.
+            each word added to its score. The tables are written again every minute, of the patients so far.
 
     Returns:
         0, or 3 when a slide was refused.
 
     Raises:
-        UserError: wrong keys, runs that are no ensemble, a manifest or features that are not there.
+        UserError: wrong keys, runs that are no ensemble, a manifest or features that are not there, or an output that
+            cannot be written. Whatever else is wrong with a patient is the fate of its slides (``debug`` raises what
+            no one foresaw).
     """
     _check(cfg)
     model = load_bags(cfg.run)
@@ -77,55 +88,40 @@ def run(cfg: DictConfig, folder: Path) -> int:
     slides = slides_of(_of_new_slides(model, cfg), manifest)
     contexts = _contexts(model, manifest)
     reader, writer = instantiate(cfg.reader), instantiate(cfg.areas)
-    pictures = Pictures(reader, writer, manifest, folder, len(model.members), cfg.debug)
+    pictures = None if cfg.dry_run else Pictures(reader, writer, manifest, folder, len(model.members), cfg.debug)
     ids, groups = (manifest.frame[name].astype(str).tolist() for name in ("id", "group"))
-    lines: list[dict[str, object]] = []
-    words: list[dict[str, object]] = []
-    fates: dict[int, Fate] = {}
+    tables = Tables(folder, model.context is not None)
     seconds, asked, tiles = 0.0, 0, 0
     began = time.perf_counter()
     with progress_bar() as bar:
         task = bar.add_task("patients", total=len(set(groups)))
-        for patient in _patients(model, slides, ids, groups):
+        for patient in _patients(model, slides, ids, groups, cfg.debug):
             start = time.perf_counter()
             tiles += patient.tiles
-            told = dict.fromkeys(patient.rows, "")
-            if not (cfg.dry_run and len(lines) == SAMPLE):
+            said = Said()
+            if not (cfg.dry_run and len(tables.lines) == SAMPLE):
                 try:
-                    whole = _bags_of(model, patient)
-                    if whole:
-                        read = [contexts.get(bag.id, "") for bag in whole]
-                        mean = np.mean([model.outcome(*given) for given in zip(whole, read, strict=True)], axis=0)
-                        lines.append({"group": patient.name, **_counts(patient), **model.row(mean)})
-                        if not cfg.dry_run:
-                            entry = model.best(mean)
-                            parts = [model.explain(*given, entry) for given in zip(whole, read, strict=True)]
-                            words += _words(model, patient.name, whole, read, parts)
-                            told = pictures.write(patient, parts, model.score_names(entry))
-                except UserError as error:  # tiles of two scales, or more of them than the aggregator can take
+                    said = _said(model, patient, contexts, pictures)
+                except WriteError:
+                    raise
+                except Exception as error:  # tiles of two scales, too many, or what no one foresaw: others go on
+                    _raise_defect(error, cfg.debug)
                     patient = patient.refused(reason(error))
                 seconds, asked = seconds + time.perf_counter() - start, asked + patient.tiles
-            fates |= {row: Fate(ids[row], "refused", why, {"tiles": 0}) for row, why in patient.reasons.items()}
-            for row, found in zip(patient.rows, patient.bags, strict=True):
-                fates[row] = Fate(ids[row], "ok", "", {"tiles": len(found), "no_map": told[row]})
+            tables.add(_fates(patient, ids, said.no_map), said.line, said.words)
+            if not cfg.dry_run:
+                tables.write_when_due()
             bar.advance(task)
-    ordered = [fates[row] for row in sorted(fates)]
-    print_fates(ordered, ())
+    fates = tables.fates
+    print_fates(fates, ())
     if cfg.dry_run:
         reading = time.perf_counter() - began - seconds
         print(f"hours: {(reading + seconds * tiles / max(asked, 1)) / 3600:.3g}")
-        print(f"gb: {(tiles * (6 + len(model.score_names())) * 8 + 6 * OVERVIEW_PX**2 * len(ordered)) / 1e9:.3g}")
-        return exit_status(ordered, cfg.allow_failures)
-    columns = ["group", "slides", "refused_slides", "tiles"]
-    with atomic_write(folder / "predictions.csv") as temporary:
-        (pd.DataFrame(lines) if lines else pd.DataFrame(columns=columns)).to_csv(temporary, index=False)
-    if model.context is not None:
-        said = ["group", "bag", "place", "word", "contribution"]
-        with atomic_write(folder / "words.csv") as temporary:
-            pd.DataFrame(words, columns=said).to_csv(temporary, index=False)
-    write_status(folder, ordered)
-    _tell(model, len(set(groups)), len(lines), ordered)
-    return exit_status(ordered, cfg.allow_failures)
+        print(f"gb: {(tiles * (6 + len(model.score_names())) * 8 + 6 * OVERVIEW_PX**2 * len(fates)) / 1e9:.3g}")
+    else:
+        tables.write()
+        _tell(model, len(set(groups)), len(tables.lines), fates)
+    return exit_status(fates, cfg.allow_failures)
 
 
 @dataclass(frozen=True)
@@ -146,6 +142,9 @@ class Pictures:
             patient: whose slides they are.
             parts: of each bag that was made of the slides, in their order.
             names: of what is explained.
+
+        Raises:
+            WriteError: a file cannot be written.
         """
         ends = np.cumsum([len(bag) for bag in patient.bags])[:-1]
         weights = np.split(np.concatenate([part.weights for part in parts]), ends)
@@ -165,11 +164,10 @@ class Pictures:
                 placed = Placed(place(bag, raster), explained, names)
                 title = bag.id if self.runs == 1 else f"{bag.id}, {self.runs} runs"
                 write_pictures(self.folder, name, raster, placed, self.writer, title)
-        except UserError as error:  # a prediction without a picture is still a prediction
-            return reason(error)
-        except Exception as error:  # a slide that no one foresaw must not end a run over ten thousand
-            if self.debug:
-                raise
+        except WriteError:  # a full disk would be met by every slide that follows
+            raise
+        except Exception as error:  # a prediction without a picture is still a prediction
+            _raise_defect(error, self.debug)
             return reason(error)
         return ""
 
@@ -219,7 +217,9 @@ def _contexts(model: BagModel, manifest: Manifest) -> dict[str, str]:
     return dict(zip(names, read_context(manifest, model.context, of), strict=True))
 
 
-def _patients(model: BagModel, slides: Slides, ids: Sequence[str], groups: Sequence[str]) -> Iterator[Patient]:
+def _patients(
+    model: BagModel, slides: Slides, ids: Sequence[str], groups: Sequence[str], debug: bool
+) -> Iterator[Patient]:
     """The slides of each group, read one patient at a time."""
     for name, rows in rows_by_name(groups).items():
         good: list[int] = []
@@ -229,12 +229,53 @@ def _patients(model: BagModel, slides: Slides, ids: Sequence[str], groups: Seque
             try:
                 bag = slides(ids[row])
                 model.require(bag)
-            except (UserError, OSError) as error:
-                reasons[row] = reason(error) if isinstance(error, UserError) else str(error)
+            except OSError as error:
+                reasons[row] = str(error)
+            except Exception as error:  # h5py raises several kinds where a file is damaged
+                _raise_defect(error, debug)
+                reasons[row] = reason(error)
             else:
                 good.append(row)
                 bags.append(replace(bag, id=ids[row]))
         yield Patient(name, good, bags, reasons)
+
+
+def _said(model: BagModel, patient: Patient, contexts: Mapping[str, str], pictures: Pictures | None) -> Said:
+    """Predicts and explains a patient, and draws what its slides' tiles brought.
+
+    Args:
+        contexts: what is read together with each bag, by its name.
+        pictures: None: of a dry run, which explains nothing.
+
+    Raises:
+        UserError: tiles of two scales, more of them than the aggregator can take, or (WriteError) no place to write.
+    """
+    whole = _bags_of(model, patient)
+    if not whole:
+        return Said()
+    given = [(bag, contexts.get(bag.id, "")) for bag in whole]
+    mean = np.mean([model.outcome(*each) for each in given], axis=0)
+    line = {"group": patient.name, **_counts(patient), **model.row(mean)}
+    if pictures is None:
+        return Said(line)
+    entry = model.best(mean)
+    parts = [model.explain(*each, entry) for each in given]
+    words = _words(model, patient.name, given, parts)
+    return Said(line, words, pictures.write(patient, parts, model.score_names(entry)))
+
+
+def _fates(patient: Patient, ids: Sequence[str], no_map: Mapping[int, str]) -> dict[int, Fate]:
+    """Of a patient's slides, by row."""
+    fates = {row: Fate(ids[row], "refused", why, {"tiles": 0}) for row, why in patient.reasons.items()}
+    for row, bag in zip(patient.rows, patient.bags, strict=True):
+        fates[row] = Fate(ids[row], "ok", "", {"tiles": len(bag), "no_map": no_map.get(row, "")})
+    return fates
+
+
+def _raise_defect(error: Exception, debug: bool) -> None:
+    """Raises what no one foresaw, where ``debug`` asks for it."""
+    if debug and not isinstance(error, UserError):
+        raise error
 
 
 def _bags_of(model: BagModel, patient: Patient) -> list[Bag]:
@@ -249,12 +290,12 @@ def _bags_of(model: BagModel, patient: Patient) -> list[Bag]:
 
 
 def _words(
-    model: BagModel, patient: str, whole: Sequence[Bag], read: Sequence[str], parts: Sequence[Explained]
+    model: BagModel, patient: str, given: Sequence[tuple[Bag, str]], parts: Sequence[Explained]
 ) -> list[dict[str, object]]:
     """What each word that was read together with the bags of a patient brought."""
     return [
         {"group": patient, "bag": bag.id, "place": place, "word": word, "contribution": value}
-        for bag, text, part in zip(whole, read, parts, strict=True)
+        for (bag, text), part in zip(given, parts, strict=True)
         for place, (word, value) in enumerate(model.words(text, part), 1)
     ]
 

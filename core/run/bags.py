@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig
 
 from core.data.audit import OF_CLASSES, audit, refuse
+from core.data.columns import SPLITS
 from core.data.manifest import Manifest
 from core.data.sharing import is_restricted
 from core.evaluation.bag_subject import BagSubject
@@ -99,6 +100,8 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
     torch.manual_seed(cfg.seed)
     width = int(data.bag(data.ids("train")[0]).features.shape[1])
     task = build_task(cfg, width, names)
+    for split in SPLITS:
+        task.aggregator.require_room(data.ids(split), data.lengths(split).tolist())
     if isinstance(task, TextTask):
         data.texts = bag_texts(cfg, manifest, task.model.tokenizer)
     task.prepare(data.labels("train"), data.ids("train"), data.units("train"))

@@ -13,7 +13,6 @@ from core.mil.aggregator import Aggregator, BagOutput, tile_shares, tile_values
 from core.mil.bags import PackedBags
 from core.mil.chunked import map_in_chunks
 from core.mil.nystrom import NystromAttention
-from core.types import UserError
 
 
 class TransMIL(Aggregator):
@@ -70,13 +69,7 @@ class TransMIL(Aggregator):
 
     def forward(self, bags: PackedBags, labels: Tensor | None = None) -> BagOutput:
         """See :meth:`core.mil.aggregator.Aggregator.forward`."""
-        for bag, tiles in zip(bags.ids, bags.lengths.tolist(), strict=True):
-            if tiles > self.max_tiles:
-                raise UserError(
-                    f"bag '{bag}' has {tiles:,} tiles and TransMIL takes {self.max_tiles:,}",
-                    "aggregator.max_tiles",
-                    "raise it where memory allows, use larger tiles, or choose a pooling head: these have no limit",
-                )
+        self.require_room(bags.ids, bags.lengths.tolist())
         hidden = map_in_chunks(self.project, bags.features)
         results = [self._bag(hidden[a:b]) for a, b in pairwise(bags.offsets.tolist())]
         embedding, added, attention = zip(*results, strict=True)

@@ -21,6 +21,7 @@ from core.mil.bags import PackedBags
 from core.mil.chunked import map_in_chunks, pool_in_chunks
 from core.mil.nystrom import NystromAttention, means_of_runs, pseudo_inverse
 from core.mil.segments import segment_max, segment_mean, segment_sum
+from core.mil.standardise import Standardised
 from core.run.instantiate import instantiate
 from core.types import UserError
 from tests.core.mil import aggregator_reference as reference
@@ -263,6 +264,9 @@ def test_transmil_names_its_limit() -> None:
     model = build("transmil", max_tiles=10, **SMALL["transmil"])
     with pytest.raises(UserError, match=r"bag 'bag1' has 11 tiles and TransMIL takes 10.*max_tiles"):
         model(random_bags((10, 11), 6, torch.Generator()))
+    with pytest.raises(UserError, match=r"bag 'b' has 11 tiles and TransMIL takes 10.*max_tiles"):
+        Standardised(model).require_room(("a", "b"), (10, 11))
+    build("mean", hidden=[]).require_room(("a",), (10**9,))
 
 
 @pytest.mark.parametrize(

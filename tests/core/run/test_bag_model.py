@@ -22,7 +22,7 @@ from core.mil.tasks.task import BagTask
 from core.run.bag_facts import Facts, read_facts, write_facts
 from core.run.bag_maps import weightiest
 from core.run.bag_member import Member
-from core.run.bag_model import BagModel
+from core.run.bag_model import BagModel, _require_alike
 from core.types import UserError
 
 WIDTH = 4
@@ -94,6 +94,25 @@ def test_risks_count_on_the_scale_of_each_members_own_training_bags() -> None:
         told = model.predict(bag(seed))
         assert told["risk"] == pytest.approx((risk - 0.3) / 0.5, rel=1e-5)
         assert told["risk_group"] == ("high" if (risk - 0.3) / 0.5 > 0.1 else "low")
+
+
+def test_contributions_to_a_risk_are_on_its_scale_and_a_loud_member_outvotes_nobody() -> None:
+    torch.manual_seed(0)
+    plain, louder = BagCox(MeanPooling(WIDTH, ())), BagCox(MeanPooling(WIDTH, ()))
+    with torch.no_grad():  # the other way half as strongly, and log-risks twenty times as wide
+        louder.head.weight.copy_(-0.5 * 20 * plain.head.weight)
+    model = ensemble((plain, facts(risk_scale=(0.0, 0.5))), (louder, facts(risk_scale=(1.0, 20 * 0.5))))
+    for seed in range(1, 5):
+        level = (0 + 1 / 10) / 2  # of the training bags: it belongs to no tile
+        risk = float(model.predict(bag(seed))["risk"] or 0)
+        assert model.explain(bag(seed)).contributions.sum() == pytest.approx(risk + level, abs=1e-6)
+
+
+def test_runs_on_tiles_of_two_scales_are_no_ensemble_and_an_older_one_that_kept_none_is_passed_over() -> None:
+    sizes = (None, 64.0, 70.0, 128.0)
+    found = [Member(Path(str(k)), classifier(k), facts(("a", "b"), tile_size=size)) for k, size in enumerate(sizes)]
+    with pytest.raises(UserError, match=r"'1' and '3' are no ensemble.* tiles of 64 um and of 128 um"):
+        _require_alike(Path("cv"), found)
 
 
 def test_contributions_sum_to_what_a_score_is_without_its_bias() -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
@@ -18,7 +19,7 @@ from core.run.compose import CONF
 from core.run.entry import main
 from core.run.tables import read_manifest
 from tests.core.data.cohort import DATA, needs_data
-from tests.core.run.bag_cohort import write_cohort
+from tests.core.run.bag_cohort import write_cohort, write_slide_features
 
 SHORT = ["schedule.steps=60", "schedule.warmup_steps=5", "optimiser.lr=0.003", "aggregator.hidden=[16]"]
 
@@ -154,6 +155,24 @@ def test_every_choice_for_bags_takes_a_step_and_is_evaluated(cohort: Path, tmp_p
     keys = [f"manifest={cohort / 'slides.csv'}", f"bags.features={cohort / 'features'}", f"output.root={tmp_path}"]
     one = ["experiment=bags", "schedule.steps=1", "schedule.warmup_steps=0", "bags.prepare_tiles=300"]
     assert main("domains.pathology", "train", [*one, *keys, *choice.split()]) == 0
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_bag_that_the_aggregator_cannot_take_is_refused_before_training(
+    split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_cohort(tmp_path, patients=8)  # one of each class in val, and in test
+    patient = {"val": "p4", "test": "p6"}[split]
+    write_slide_features(tmp_path, f"{patient}s0", np.ones((61, 8), np.float16))
+    keys = [f"manifest={table}", f"bags.features={tmp_path / 'features'}", "aggregator=transmil"]
+    keys += ["aggregator.max_tiles=60", "bags.of=id", "schedule.steps=1", "schedule.warmup_steps=0"]
+    given = ["experiment=bags", f"output.root={tmp_path}", "output.id=run"]
+    assert main("domains.pathology", "train", [*given, *keys]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"bag '{patient}s0' has 61 tiles and TransMIL takes 60. aggregator.max_tiles" in said
+    run = tmp_path / "pathology" / "train" / "bags" / "run"
+    assert not list(run.rglob("*.safetensors")) + list(run.rglob("*.ckpt"))
+    assert not (run / "metrics.csv").exists()
 
 
 def test_a_sharing_that_is_not_known_is_refused(
