@@ -31,7 +31,7 @@ IMPORTED = ("core.run.compose", "core.run.tables", "core.run.train", "core.run.b
 KEYS = ("experiment=bags", "aggregator=clam", "aggregator.hidden=32", "aggregator.attention=16", "data.split.folds=4",
         "data.split.fold=1", "data.split.fractions={val: 0.2, test: 0.0}", "sampler.bags_per_batch=8",
         "schedule.steps=150", "schedule.warmup_steps=10", "optimiser.lr=0.003", "trainer.checkpoint_every=7",
-        "trainer.log_every=3")  # fmt: skip
+        "trainer.log_every=3", "data.workers=2", "+updater@updaters.ema=ema")  # fmt: skip
 SERVER = multiprocessing.get_context("forkserver")
 
 
