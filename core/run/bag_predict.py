@@ -96,7 +96,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
                     if whole:
                         read = [contexts.get(bag.id, "") for bag in whole]
                         mean = np.mean([model.outcome(*given) for given in zip(whole, read, strict=True)], axis=0)
-                        lines.append({"group": patient.name, **_counts(patient), **model.row(mean)})
+                        lines.append({"group": patient.name, **_counts(patient), **model.row(mean, whole=True)})
                         if not cfg.dry_run:
                             entry = model.best(mean)
                             parts = [model.explain(*given, entry) for given in zip(whole, read, strict=True)]
@@ -269,6 +269,7 @@ def _counts(patient: Patient) -> dict[str, object]:
 
 def _tell(model: BagModel, patients: int, predicted: int, fates: Sequence[Fate]) -> None:
     """What a person should know, as ``name: value`` lines."""
+    found = model.decision(whole=True)
     print(f"runs: {len(model.members)}")
     print(f"patients: {patients} ({predicted} predicted)")
     good = [fate for fate in fates if fate.status == "ok"]
@@ -277,11 +278,11 @@ def _tell(model: BagModel, patients: int, predicted: int, fates: Sequence[Fate])
     for why in dict.fromkeys(str(fate.counts["no_map"]) for fate in without):
         print(f"no map: {sum(fate.counts['no_map'] == why for fate in without)} slides: {why}")
     if len(model.facts.classes) == 2:
-        print(f"threshold: {_threshold(model.threshold)}")
-    for finding, threshold in model.thresholds.items():
+        print(f"threshold: {_threshold(found.threshold)}")
+    for finding, threshold in found.thresholds.items():
         print(f"threshold.{finding}: {_threshold(threshold)}")
-    if model.cut is not None:
-        print(f"cut: {model.cut:.6g}")
+    if found.cut is not None:
+        print(f"cut: {found.cut:.6g}")
     if model.ranks:
         print(f"vocabulary: {len(model.facts.vocabulary)} entries")
 
