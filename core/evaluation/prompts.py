@@ -68,7 +68,7 @@ def encode_prompts(
         templates: texts with one ``{}`` for the name; ``"{}"`` alone takes the names as they are.
 
     Raises:
-        UserError: a class without a name, or a template without ``{}``.
+        UserError: no class, a class without a name, or a template without ``{}``.
     """
     import torch
 
@@ -77,6 +77,8 @@ def encode_prompts(
             raise UserError(f"prompt template '{text}' has no {{}} for the class name", "evaluation.templates")
     if not templates:
         raise UserError("there is no prompt template", "evaluation.templates", "give at least '{}'")
+    if not names:
+        raise UserError("there are no classes to ask for", "prompts", "name at least one")
     rows: list[tuple[int, int, int, str]] = []
     for code, (label, synonyms) in enumerate(names.items()):
         if not synonyms:

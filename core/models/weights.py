@@ -76,12 +76,12 @@ class WeightsEntry:
         path = Path(path)
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"weights entry cannot be read: {error}", str(path)) from error
+        keys = [entry.name for entry in fields(cls) if entry.name != "path"]
         if not isinstance(values, dict):
-            raise UserError("weights entry is no mapping", str(path), "see core/models/weights.py for the keys")
-        known = {entry.name for entry in fields(cls)} - {"path"}
-        unknown = sorted(set(values) - known)
+            raise UserError("weights entry is no mapping", str(path), f"write a YAML file with {', '.join(keys)}")
+        unknown = sorted(set(values) - set(keys))
         missing = sorted({"file", "sha256", "fills", "licence", "key_map"} - set(values))
         if unknown or missing:
             raise UserError(f"weights entry has unknown keys {unknown} and lacks {missing}", str(path))

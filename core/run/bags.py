@@ -30,6 +30,7 @@ from core.mil.labels import bag_labels
 from core.mil.standardise import Standardised
 from core.mil.tasks.alignment import TextTask
 from core.mil.tasks.task import BagTask
+from core.mil.teachable import teachable
 from core.run.bag_facts import facts_of, write_facts
 from core.run.bag_texts import bag_texts
 from core.run.evaluate import conclude, shareable
@@ -93,8 +94,10 @@ def prepare(cfg: DictConfig, folder: Path) -> Prepared:
         reasons = Counter(fate.reason for fate in fates if fate.status != "ok").most_common(1)
         reason = reasons[0][0] if reasons else "no row has the split 'test'"
         raise UserError(f"no test bag can be used: {reason}", str(manifest.path))
+    taught = teachable(data.labels("train"), names)
+    refuse(taught, str(manifest.path))
     restricted = is_restricted(cfg.data.sharing)
-    for finding in findings:
+    for finding in [*findings, *taught]:
         print(finding.line(restricted))
     print_refused(fates, restricted)
     torch.manual_seed(cfg.seed)

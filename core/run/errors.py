@@ -16,6 +16,12 @@ _DISK = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
 }  # fmt: skip
 
+_WANTED = {  # what to give for keys that no default can know
+    "bags.classes": "[...]: names of the grades, lowest first",
+    "bags.findings": "[a, b] and bags.columns=[label.a, label.b]: names of the findings, and their columns",
+    "bags.columns": "[label.a, label.b]: the column of each finding",
+}
+
 
 def explain(error: BaseException) -> UserError | None:
     """The user's mistake behind an error, in our words; None for what is no mistake of the user (a bug of ours).
@@ -44,10 +50,11 @@ def _explain_one(error: BaseException) -> UserError | None:
     if module not in ("hydra", "omegaconf"):
         return None
     name, text = type(error).__name__, _first_paragraph(str(error))
-    if name == "MissingMandatoryValue":
+    if name in ("MissingMandatoryValue", "InterpolationToMissingValueError"):
         key = re.search(r"'?([\w.]+)'?\.?$", text)
-        full = getattr(error, "full_key", None) or (key.group(1) if key else "a key")
-        return UserError(f"{full} is not set", todo=f"give {full}=...")
+        of_error = None if name.startswith("Interpolation") else getattr(error, "full_key", None)  # who refers to it
+        full = of_error or (key.group(1) if key else "a key")
+        return UserError(f"{full} is not set", todo=f"give {full}={_WANTED.get(full, '...')}")
     if name == "OverrideParseException":
         given = getattr(error, "override", "")
         if "=" not in given:

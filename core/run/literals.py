@@ -3,7 +3,7 @@
 Hydra's grammar gives meaning to commas, parentheses, quotes, equals signs, braces, tildes and spaces, all of which
 occur in file names. So the entry quotes these values before Hydra reads them; such a key therefore never sweeps. A
 leading ``[`` makes a list in ``knowledge.path``, ``prompts`` and ``runs``, a leading ``{`` a mapping in
-``manifest_options.columns``; an empty value and ``null`` mean nothing.
+``manifest_options.columns``; an empty value (but for what is asked) and ``null`` mean nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ KEYS = frozenset(
         "output.root", "output.id", "knowledge.path", "knowledge.aliases", "bags.features",
     }
 )  # fmt: skip
+ASKED = ("query", "example")  # an empty one is an empty variable of a shell: without an answer it would go unnoticed
 PREFIX = "manifest_options."
 LISTS = frozenset({"knowledge.path", "prompts", "runs"})
 MAPPING = "manifest_options.columns"
@@ -34,7 +35,7 @@ def quote(arguments: Sequence[str]) -> list[str]:
     """Arguments as Hydra must see them: literal values quoted, everything else untouched.
 
     Raises:
-        UserError: a list or mapping without its end.
+        UserError: a list or mapping without its end, or nothing to ask for.
     """
     return [_quoted(argument) for argument in arguments]
 
@@ -71,6 +72,8 @@ def _quoted(argument: str) -> str:
     name = key.lstrip("+")
     if not equals or not is_literal(name):
         return argument
+    if name in ASKED and not value.strip():
+        raise UserError(f"{name} is empty", todo=f"say what to look for, or leave {name}= out")
     if value in ("", "null"):
         return f"{key}=null"
     if name in LISTS and value.startswith("["):

@@ -186,6 +186,18 @@ def load_config(folder: str | Path) -> DictConfig:
     return with_packaged(config)
 
 
+def config_with_towers(folder: str | Path) -> DictConfig:
+    """The resolved config of a run that learned from pictures.
+
+    Raises:
+        UserError: the folder is no run folder, or the run learned from bags.
+    """
+    config = load_config(folder)
+    if config.get("road", "pairs") != "pairs":
+        raise UserError(f"the run '{folder}' learned from bags: it has no towers", todo="give a run on pictures")
+    return config
+
+
 def load_model(folder: str | Path) -> DualEncoder:
     """The dual encoder of a run with its trained weights, in evaluation mode.
 
@@ -197,9 +209,7 @@ def load_model(folder: str | Path) -> DualEncoder:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise UserError(f"the run '{folder}' has no {WEIGHTS}", todo="it did not end: go on with resume=<that folder>")
-    config = load_config(folder)
-    if config.get("road", "pairs") != "pairs":
-        raise UserError(f"the run '{folder}' learned from bags: it has no towers", todo="give a run on pictures")
+    config = config_with_towers(folder)
     # with the weights it began with, if any: their entry says the architecture
     model = build_model(config)
     load_trained(model, path)

@@ -22,7 +22,7 @@ from core.report.hits import PLACE, write_hits
 from core.run.embed import load_encoder
 from core.run.folder import WEIGHTS
 from core.run.instantiate import instantiate
-from core.run.load import load_config, load_pairs
+from core.run.load import config_with_towers, load_config, load_pairs
 from core.run.overlay import class_colours
 from core.run.slides import Source, print_refused, progress_bar, reason, sources
 from core.run.status import exit_status, write_status
@@ -101,6 +101,8 @@ def _check(cfg: DictConfig) -> None:
         raise UserError("query and example are both given", "example", "ask for one of them")
     if cfg.query and not cfg.run:
         raise UserError("no trained run is named", "run", "give the run whose tower made the features, or run=latest")
+    if cfg.run:
+        config_with_towers(cfg.run)  # before the index is built
     if cfg.search.where is not None and not isinstance(cfg.search.where, DictConfig):
         raise UserError(f"search.where is '{cfg.search.where}'", todo="write search.where={column: value}")
     for name in ("count", "per_slide"):

@@ -195,6 +195,13 @@ def test_a_wrong_entry_is_refused_by_name(tmp_path: Path, changes: dict[str, Any
         build(None, None, embed_dim=16, weights=write_entry(tmp_path, twin().state_dict(), **changes))
 
 
+@pytest.mark.parametrize("content", [b"a: [", b"plain words", b"- a", b"\xff\x00"])
+def test_what_is_no_entry_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "entry.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read|write a YAML file with file, sha256, fills"):
+        WeightsEntry.read(tmp_path / "entry.yaml")
+
+
 def test_a_contradicting_geometry_is_refused(tmp_path: Path) -> None:
     entry = write_entry(tmp_path, twin().state_dict())
     with pytest.raises(UserError, match="geometry"):

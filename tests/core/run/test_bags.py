@@ -127,6 +127,41 @@ def test_what_a_bag_is_must_be_known(cohort: Path, tmp_path: Path, capsys: pytes
     assert "bags.of is 'slide'" in " ".join(capsys.readouterr().err.split())
 
 
+def relabelled(cohort: Path, folder: Path, **columns: object) -> str:
+    """``manifest=`` of the cohort with other columns, functions of its table."""
+    table = pd.read_csv(cohort / "slides.csv")
+    table["path"] = [str(cohort / path) for path in table["path"]]
+    table.assign(**columns).to_csv(folder / "slides.csv", index=False)
+    return f"manifest={folder / 'slides.csv'}"
+
+
+def test_one_class_alone_is_refused(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = relabelled(cohort, tmp_path, label=lambda rows: rows["label"].where(rows["split"] == "test", "normal"))
+    for task in ([], ["bag_task=ordinal", "bags.classes=[normal, tumour]"]):
+        assert train(cohort, tmp_path / str(len(task)), one, *task)[0] == 2
+        assert "every training bag with a label is 'normal'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_grade_or_a_finding_that_cannot_be_learned_is_named(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["schedule.steps=1", "schedule.warmup_steps=0"]
+    assert train(cohort, tmp_path / "grades", "bag_task=ordinal", "bags.classes=[normal, odd, tumour]", *short)[0] == 0
+    assert "warn: no training bag has the label odd" in capsys.readouterr().out
+    findings = {"label.a": 1, "label.b": lambda rows: (rows["split"] == "test") * 1, "label.c": [0, 1, 1] * 24}
+    table = relabelled(cohort, tmp_path, **findings)
+    named = ["bag_task=multilabel", "bags.findings=[a, b, c]", "bags.columns=[label.a, label.b, label.c]"]
+    assert train(cohort, tmp_path / "findings", table, *named, *short)[0] == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "training bag has" in line]
+    assert said == ["warn: every training bag has the finding a", "warn: no training bag has the finding b"]
+
+
+def test_grades_must_be_named(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(cohort, tmp_path, "bag_task=ordinal")[0] == 2
+    assert "bags.classes is not set" in (said := " ".join(capsys.readouterr().err.split()))
+    assert "grades, lowest first" in said
+
+
 @needs_data
 @pytest.mark.parametrize("name", ["musk1", "elephant", "tiger"])
 def test_benchmarks_of_instances_are_read_standardised_and_pooled(

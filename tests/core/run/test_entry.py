@@ -63,6 +63,7 @@ def test_the_command_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> N
         ("train", ["--fast"], ["--fast", "--help"]),
         ("train", ["--config-dir", "nowhere"], ["nowhere"]),
         ("train", ["objective._target_=os.system"], ["os.system", "trivium.allow=[os]"]),
+        ("train", ["experiment=bags", "bag_task=multilabel"], ["bags.findings is not set", "bags.columns=[label."]),
         ("tile", ["input=/nowhere/at/all"], ["/nowhere/at/all", "does not exist"]),
         ("train", ["manifest=/nowhere/pairs.csv"], ["/nowhere/pairs.csv"]),
         ("evaluate", ["run=/nowhere/run"], ["/nowhere/run"]),

@@ -64,6 +64,8 @@ def test_zero_shot_gives_probabilities_of_names_or_of_their_synonyms(trained) ->
     np.testing.assert_allclose(by_name.sum(1), 1)
     one, two = loaded.zero_shot(images, PROMPTS, ["{}"]), loaded.zero_shot(images, list(PROMPTS), ["{}"])
     assert not np.allclose(one, two)
+    with pytest.raises(UserError, match="no classes"):
+        loaded.zero_shot(images, [])
 
 
 def test_runs_are_rows_with_config_figures_and_controls(trained) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import shapely
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 import core
@@ -258,6 +259,8 @@ def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path, capsy
         ((), "no index is named"),
         (("index=FEATURES", "query=x", "example=MANIFEST"), "both given"),
         (("index=FEATURES", "query=x"), "no trained run"),
+        (("index=FEATURES", "run=RUN", "query="), "query is empty"),
+        (("index=FEATURES", "run=BAGS", "query=x"), "learned from bags: it has no towers"),
         (("index=FEATURES/nothing",), "does not exist"),
         (("index=MANIFEST",), "is no folder"),
         (("index=FEATURES", "search.count=0"), "search.count is 0"),
@@ -267,10 +270,15 @@ def test_a_dry_run_counts_and_writes_nothing(world: World, tmp_path: Path, capsy
 def test_a_mistake_is_told_in_a_paragraph(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
-    names = {"FEATURES": world.features, "MANIFEST": world.manifest, "RUN": world.run}
+    bags = tmp_path / "bags"
+    bags.mkdir()
+    write_config(bags, OmegaConf.create({"road": "bags"}))
+    (bags / "model.safetensors").touch()
+    names = {"FEATURES": world.features, "MANIFEST": world.manifest, "RUN": world.run, "BAGS": bags}
     for name, path in names.items():
         arguments = tuple(text.replace(name, str(path)) for text in arguments)
     assert run("search", f"output.root={tmp_path}", f"out={tmp_path / 'index'}", *arguments) == 2
     said = capsys.readouterr().err
     assert words in said
     assert "Traceback" not in said
+    assert words == "no feature file" or not (tmp_path / "index").exists()
