@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 
 from core.evaluation.bag_evaluators import beside_control
 from core.evaluation.bags import Predicted, bag_classification, bag_regression
+from core.evaluation.classification import classification
 from core.evaluation.cohort import Classes, Cohort
+from core.evaluation.hierarchy import Hierarchy
 from core.evaluation.metrics import macro_auroc, point
 from core.evaluation.pooled import PooledFigure, pooled
 from core.evaluation.tables import write_results
@@ -111,3 +113,25 @@ def test_a_figure_that_a_fold_lacks_is_named(tmp_path: Path, capsys: pytest.Capt
         fold(tmp_path, number, [bag_classification("patient", said, Classes(("a", "b"), np.array([9, 9])), threshold)])
     assert "patient/sensitivity" not in figures(tmp_path)
     assert "left out of pooling: patient/sensitivity, missing in 1 of 3 runs" in capsys.readouterr().out
+
+
+def test_distances_of_blind_errors_are_those_of_all_items(tmp_path: Path) -> None:
+    tree = Hierarchy.from_csv(_tree(tmp_path / "tree.csv"), ["a", "b", "c"])
+    random, truths, majorities = np.random.default_rng(0), [], []
+    for number, size in enumerate((5, 9, 12)):
+        truth = random.integers(3, size=size)
+        counts = np.roll(np.array([9, 2, 2]), number)  # every fold has another majority
+        cohort = Cohort([f"p{number}_{i}" for i in range(size)], [f"p{number}_{i}" for i in range(size)], draws=20)
+        classes, said = Classes(("a", "b", "c"), counts, tree), random.dirichlet(np.ones(3), size)
+        fold(tmp_path, number, [classification("zero_shot", said, truth, classes, cohort)])
+        truths.append(truth)
+        majorities.append(np.full(size, number))
+    truth, majority = np.concatenate(truths), np.concatenate(majorities)
+    controls = figures(tmp_path)["zero_shot/tree_distance_of_errors"].controls
+    assert controls["chance"] == pytest.approx(tree.chance_distance()[truth].mean())
+    assert controls["majority"] == pytest.approx(tree.distance[majority, truth][majority != truth].mean())
+
+
+def _tree(path: Path) -> Path:
+    path.write_text("label,parent\na,x\nb,x\nc,y\nx,root\ny,root\n")
+    return path
