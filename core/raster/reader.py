@@ -74,7 +74,8 @@ class Reader(Protocol):
         """The unit of the domain's resolutions."""
 
     def open(self, path: str | Path, resolution: float | None = None) -> Raster:
-        """Opens a file; ``resolution`` (unit per level-0 pixel, from a manifest or the config) overrides the file's.
+        """Opens a file; ``resolution`` (unit per level-0 pixel, from a manifest or the config) overrides the file's
+        and has the source ``core.types.SUPPLIED``.
 
         Raises:
             ReadError: it cannot be opened, with the reason.

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from core.raster.reader import ReadError
-from core.types import Interpolation, Level, Pixels, Resolution, Window
+from core.types import SUPPLIED, Interpolation, Level, Pixels, Resolution, Window
 
 
 class Picture:
@@ -20,7 +20,7 @@ class Picture:
             raise ReadError(f"cannot read '{path}': {error}") from error
         height, width = self._pixels.shape[:2]
         self.path, self.size, self.levels = path, (width, height), (Level(width, height, 1.0),)
-        self.resolution = Resolution(resolution or 1.0, resolution or 1.0, "um", "manifest" if resolution else "toy")
+        self.resolution = Resolution(resolution or 1.0, resolution or 1.0, "um", SUPPLIED if resolution else "toy")
         self.metadata: dict[str, str] = {}
 
     def read(self, window: Window, out_size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Pixels:
