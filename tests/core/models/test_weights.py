@@ -198,7 +198,7 @@ def test_a_wrong_entry_is_refused_by_name(tmp_path: Path, changes: dict[str, Any
 @pytest.mark.parametrize("content", [b"a: [", b"plain words", b"- a", b"\xff\x00"])
 def test_what_is_no_entry_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "entry.yaml").write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read|write a YAML file with file, sha256, fills"):
+    with pytest.raises(UserError, match=r"cannot be read|write a YAML file with file, sha256, fills"):
         WeightsEntry.read(tmp_path / "entry.yaml")
 
 
