@@ -65,6 +65,12 @@ class Arm:
         every = [run.results.metrics for run in self.runs]
         return {name: metric for name, metric in every[0].items() if all(name in other for other in every)}
 
+    def left_out(self) -> dict[str, int]:
+        """Figures that only some runs of the arm have, with the number of runs that lack them."""
+        every = [run.results.metrics for run in self.runs]
+        lacking = {name: sum(name not in other for other in every) for metrics in every for name in metrics}
+        return {name: missing for name, missing in lacking.items() if missing}
+
     def items(self, replicate: str, evaluation: str) -> pd.DataFrame:
         """Items of one replicate, its folds put together.
 

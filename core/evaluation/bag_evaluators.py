@@ -40,12 +40,11 @@ class ClassesOfBags:
         classes, column = subject.classes(self.column), self.column
         truth = subject.data.labels("train")[column]
         guess = linear_classes(subject.means("train"), truth, subject.means("test"), len(classes.names))
-        threshold = threshold_of(subject, column)
 
-        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
-            return bag_classification(name, predicted, classes, threshold if beside else None, beside, column)
+        def figures(name: str, predicted: Predicted, val: Predicted | None, beside: Controls | None) -> Evaluation:
+            return bag_classification(name, predicted, classes, threshold_of(val, column), beside, column)
 
-        return beside_control(subject, subject.predicted(), guess, figures)
+        return beside_control(subject, subject.predicted(), validation(subject), guess, figures)
 
 
 class GradesOfBags:
@@ -58,12 +57,11 @@ class GradesOfBags:
     def __call__(self, subject: BagSubject, /) -> list[Evaluation]:
         classes, truth = subject.classes(self.column), subject.data.labels("train")[self.column]
         guess = linear_classes(subject.means("train"), truth, subject.means("test"), len(classes.names))
-        threshold = threshold_of(subject, self.column)
 
-        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
-            return bag_ordinal(name, predicted, classes, threshold if beside else None, beside, self.column)
+        def figures(name: str, predicted: Predicted, val: Predicted | None, beside: Controls | None) -> Evaluation:
+            return bag_ordinal(name, predicted, classes, threshold_of(val, self.column), beside, self.column)
 
-        return beside_control(subject, subject.predicted(), guess, figures)
+        return beside_control(subject, subject.predicted(), validation(subject), guess, figures)
 
 
 class LabelsOfBags:
@@ -80,16 +78,12 @@ class LabelsOfBags:
         train = subject.data.labels("train")
         truth = np.stack([train[f"label.{label}"] for label in self.labels], axis=1)
         guess = linear_labels(subject.means("train"), truth, subject.means("test"))
-        said, known = subject.values("val"), subject.data.labels("val")
-        found = {
-            label: validated_threshold(said[:, index], known[f"label.{label}"]) if len(said) else None
-            for index, label in enumerate(self.labels)
-        }
 
-        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
+        def figures(name: str, predicted: Predicted, val: Predicted | None, beside: Controls | None) -> Evaluation:
+            found = dict.fromkeys(self.labels) if val is None else thresholds_of(val, self.labels)
             return bag_multilabel(name, predicted, self.labels, found if beside else None, beside)
 
-        return beside_control(subject, subject.predicted(), guess, figures)
+        return beside_control(subject, subject.predicted(), validation(subject), guess, figures)
 
 
 class NumberOfBags:
@@ -102,10 +96,10 @@ class NumberOfBags:
         truth = subject.data.labels("train")[self.column]
         guess = linear_number(subject.means("train"), truth, subject.means("test"))
 
-        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
+        def figures(name: str, predicted: Predicted, _: Predicted | None, beside: Controls | None) -> Evaluation:
             return bag_regression(name, predicted, truth, beside, self.column)
 
-        return beside_control(subject, subject.predicted(), guess, figures)
+        return beside_control(subject, subject.predicted(), None, guess, figures)
 
 
 class SurvivalOfBags:
@@ -124,47 +118,71 @@ class SurvivalOfBags:
         guess = (guess[len(means) :] - mean) / deviation
         task = cast(SurvivalTask, subject.task)
         risk = {split: task.comparable(subject.values(split).astype(np.float32))[:, 0] for split in ("train", "test")}
-        mean, deviation = scale_of(risk["train"])
-        cut = (float(np.median(risk["train"])) - mean) / deviation
+        scale = scale_of(risk["train"])
+        learned, own = (subject.predicted((risk[of] - scale[0]) / scale[1], of) for of in ("train", "test"))
 
-        def figures(name: str, predicted: Predicted, beside: Controls | None) -> Evaluation:
-            made = bag_survival(name, predicted, cut if beside else None, beside)
-            return replace(made, details={**made.details, "risk_scale": [mean, deviation]}) if beside else made
+        def figures(name: str, predicted: Predicted, known: Predicted | None, beside: Controls | None) -> Evaluation:
+            if known is None:
+                return bag_survival(name, predicted, None, beside)
+            made = bag_survival(name, predicted, float(np.median(known.values)), beside)
+            return replace(made, details={**made.details, "risk_scale": list(scale)})
 
-        return beside_control(subject, subject.predicted((risk["test"] - mean) / deviation), guess, figures)
+        return beside_control(subject, own, learned, guess, figures)
 
 
 def beside_control(
     subject: BagSubject,
     own: Predicted,
+    known: Predicted | None,
     guess: FloatArray,
-    figures: Callable[[str, Predicted, Controls | None], Evaluation],
+    figures: Callable[[str, Predicted, Predicted | None, Controls | None], Evaluation],
 ) -> list[Evaluation]:
     """Figures of the test bags beside those of the linear model; also of units, where these have several bags.
 
+    What is chosen for units (a threshold, a cut) is chosen on units: the mean of several bags is less extreme than one.
+
     Args:
         own: what the task says of them.
+        known: what it says of the bags on which a threshold or cut may be chosen; None where nothing is to be chosen.
         guess: what the linear model says of them, [N] or [N, K].
-        figures: of predictions under a name, beside controls; the linear model has none.
+        figures: of predictions under a name, with the predictions to choose on, beside controls; the linear model has
+            neither.
     """
     blind = subject.predicted(guess)
-    control = figures(NAME, blind, None)
-    made = [figures(subject.name, own, {NAME: as_control(control)}), control]
-    units = subject.cohort().units
-    if subject.name != subject.unit and len(set(units)) < len(units):
+    control = figures(NAME, blind, None, None)
+    made = [figures(subject.name, own, known, {NAME: as_control(control)}), control]
+    if subject.name != subject.unit and any(map(_several, filter(None, (own, known)))):
         try:
-            whole = figures(NAME, blind.by_patient(), None)
-            made.append(figures(subject.unit, own.by_patient(), {NAME: as_control(whole)}))
+            whole = figures(f"{NAME}_{subject.unit}", blind.by_patient(), None, None)
+            chosen = known and known.by_patient()
+            made += [figures(subject.unit, own.by_patient(), chosen, {NAME: as_control(whole)}), whole]
         except UserError as error:  # bags with labels of their own
             print(f"left out: figures of each {subject.unit}: {error.what}")
     return made
 
 
-def threshold_of(subject: BagSubject, column: str) -> float | None:
+def _several(predicted: Predicted) -> bool:
+    """Whether any unit has several bags."""
+    return len(set(predicted.cohort.units)) < len(predicted.cohort.units)
+
+
+def validation(subject: BagSubject) -> Predicted | None:
+    """What the task says of the validation bags; None where there are none."""
+    return subject.predicted(split="val") if len(subject.values("val")) else None
+
+
+def threshold_of(val: Predicted | None, column: str) -> float | None:
     """The threshold on the second of two classes; None where there are more, or the validation bags give none."""
-    said = subject.values("val")
-    two = len(subject.names) == 2 and len(said) > 0
-    return validated_threshold(said[:, 1], subject.data.labels("val")[column]) if two else None
+    two = val is not None and val.values.shape[1] == 2
+    return validated_threshold(val.values[:, 1], val.labels[column]) if val and two else None
+
+
+def thresholds_of(val: Predicted, labels: Sequence[str]) -> dict[str, float | None]:
+    """By finding its threshold; None where the validation bags give none."""
+    return {
+        label: validated_threshold(val.values[:, index], val.labels[f"label.{label}"])
+        for index, label in enumerate(labels)
+    }
 
 
 def scale_of(risks: npt.ArrayLike) -> tuple[float, float]:

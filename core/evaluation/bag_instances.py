@@ -37,7 +37,13 @@ class InstancesOfBags:
 
     def __init__(self, table: str | Path, truth: str, bag: str = "bag", column: str = "label") -> None:
         self.column = column
-        frame = pd.read_csv(table, usecols=lambda name: name in (bag, truth), dtype={bag: str})
+        frame = pd.read_csv(
+            table,
+            usecols=lambda name: name in (bag, truth),
+            dtype={bag: str},
+            keep_default_na=False,  # a bag may be called NA
+            na_values=[""],
+        )
         missing = [name for name in (bag, truth) if name not in frame]
         if missing:
             raise UserError(f"the table of instances has no column '{missing[0]}'", str(table), "name another one")

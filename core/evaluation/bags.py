@@ -157,6 +157,7 @@ def bag_ordinal(
         base = _decided(base, known, truth, classes, threshold, controls)
     guess = known.values.argmax(axis=1)
     items = base.items.assign(grade=guess, distance_in_grades=np.abs(guess - truth))
+    items["grade.majority"] = classes.majority
     metrics = [
         Metric(f"{name}/quadratic_kappa", "kappa", "grade"),
         Metric(f"{name}/distance_in_grades", "mean", "distance_in_grades", better="lower"),
@@ -243,13 +244,16 @@ def bag_regression(
     ]
     trained = np.asarray(train_targets, dtype=np.float64)
     spread = np.square(truth - truth.mean()).sum()
+    guesses = {"training_mean": float(np.nanmean(trained)), "training_median": float(np.nanmedian(trained))}
     constant = {
-        f"training_{label}": {
+        label: {
             "mean_absolute_error": float(np.abs(truth - number).mean()),
             "r2": float(1 - np.square(truth - number).sum() / spread) if spread > 0 else np.nan,
         }
-        for label, number in (("mean", np.nanmean(trained)), ("median", np.nanmedian(trained)))
+        for label, number in guesses.items()
     }
+    # pooled folds need the guess of every item: their R2 is no mean of the folds'
+    items = items.assign(**{f"estimate.{label}": number for label, number in guesses.items()})
     known_controls = {**constant, **(controls or {})}
     return make_evaluation(name, items, metrics, known.cohort, known_controls, {"left_out": dict(known.left_out)})
 

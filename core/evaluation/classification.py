@@ -38,7 +38,8 @@ def classification(
 
     Returns:
         Items with id, unit, label, target, prediction, probability, correct, rare, probabilities, and with a
-        hierarchy parent_correct and distance (edges between prediction and truth, 0 when right).
+        hierarchy parent_correct and distance (edges between prediction and truth, 0 when right). Columns such as
+        ``correct.majority`` hold what a blind control makes of the item.
     """
     table = np.asarray(probabilities, dtype=np.float64)
     truth = np.asarray(labels, dtype=np.int64)
@@ -53,6 +54,7 @@ def classification(
             "prediction": names[best],
             "probability": table[np.arange(len(best)), best],
             "correct": best == truth,
+            "correct.majority": truth == classes.majority,  # folds may have other majorities: pooling asks every item
             "rare": classes.rare[truth],
             "probabilities": list(table.astype(np.float32)),
         }
@@ -65,6 +67,8 @@ def classification(
     if classes.hierarchy is not None:
         items["parent_correct"] = classes.hierarchy.siblings[best, truth]
         items["distance"] = classes.hierarchy.distance[best, truth]
+        items["distance.chance"] = classes.hierarchy.chance_distance()[truth]
+        items["distance.majority"] = classes.hierarchy.distance[classes.majority, truth]
         metrics.append(Metric(f"{name}/parent_accuracy", "mean", "parent_correct"))
         metrics.append(Metric(f"{name}/tree_distance_of_errors", "mean", "distance", "correct=False", "lower"))
     if classes.rare[truth].any():

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from core.evaluation.arms import Arm, find_arms, find_runs
-from core.evaluation.intervals import DRAWS, Summary, draw, summarise
+from core.evaluation.intervals import DRAWS, draw, summarise
 from core.evaluation.metrics import statistic
+from core.evaluation.pooled_controls import controls_of
 from core.evaluation.tables import write_json
 from core.files import atomic_write
-from core.types import Figure
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PooledFigure:
     n: int  # items a seed
     units: int
     unit: str
-    controls: Mapping[str, float]  # of the same folds, averaged over items
+    controls: Mapping[str, float]  # of the same items, pooled like the figure
     floors: Mapping[str, float]  # stated in evaluation.floors
     better: str
 
@@ -122,6 +122,8 @@ def show(figures: Sequence[PooledFigure]) -> Table:
 
 def _of_arm(arm: Arm, floors: Mapping[str, Any], draws: int) -> list[PooledFigure]:
     metrics = arm.metrics()
+    for name, missing in arm.left_out().items():
+        print(f"left out of pooling: {name}, missing in {missing} of {len(arm.runs)} runs")
     evaluations = dict.fromkeys(name.partition("/")[0] for name in metrics)
     tables = {name: [arm.items(seed, name) for seed in arm.replicates] for name in evaluations}
     summaries = {}
@@ -131,8 +133,7 @@ def _of_arm(arm: Arm, floors: Mapping[str, Any], draws: int) -> list[PooledFigur
         summaries[name] = summarise(draw(statistics, [table["unit"].astype(str) for table in items], draws=draws))
     figures = []
     for name, summary in summaries.items():
-        evaluation, _, short = name.partition("/")
-        items, stated = tables[evaluation], floors_of(floors, name)
+        items, stated = tables[name.partition("/")[0]], floors_of(floors, name)
         recorded = [figure for run in arm.runs for figure in run.results.figures if figure.name == name]
         figures.append(
             PooledFigure(
@@ -148,23 +149,9 @@ def _of_arm(arm: Arm, floors: Mapping[str, Any], draws: int) -> list[PooledFigur
                 round(float(np.mean([len(table) for table in items]))),
                 summary.units,
                 recorded[0].unit,
-                _controls(recorded, short, summaries),
+                controls_of(metrics[name], recorded, tables, summaries),
                 dict(stated) if isinstance(stated, Mapping) else {"floor": float(stated)},
                 metrics[name].better,
             )
         )
     return figures
-
-
-def _controls(recorded: Sequence[Figure], short: str, summaries: Mapping[str, Summary]) -> dict[str, float]:
-    """Controls on the same folds, seeds and pooling: those that were evaluated as such are pooled like the figure;
-    blind ones (chance, majority) are weighted by the items of each fold."""
-    weights = [max(figure.n, 1) for figure in recorded]
-    controls = {}
-    for name in recorded[0].controls:
-        pooled = [summaries[f"{own}/{short}"] for own in (name, f"floor_{name}") if f"{own}/{short}" in summaries]
-        if pooled:
-            controls[name] = pooled[0].value
-        elif all(name in figure.controls for figure in recorded):
-            controls[name] = float(np.average([figure.controls[name] for figure in recorded], weights=weights))
-    return controls

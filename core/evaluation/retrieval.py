@@ -101,16 +101,19 @@ def retrieval(
         ),
     ]
     items = pd.concat(tables, ignore_index=True)
+    items["rank.chance"] = np.nan
     metrics, chance = [], {}
     for direction, size in (("image_to_text", len(text)), ("text_to_image", len(image))):
-        hits = items.loc[items["direction"] == direction, "hits"].to_numpy(dtype=np.float64)
+        mine = items["direction"] == direction
+        hits = items.loc[mine, "hits"].to_numpy(dtype=np.float64)
         for k in KS:
             short = f"{direction}/recall@{k}"
             metrics.append(Metric(f"retrieval/{short}", "mean", f"hit@{k}", f"direction={direction}"))
             chance[short] = float(chance_recall(hits, size, k).mean())
         short = f"{direction}/median_rank"
         metrics.append(Metric(f"retrieval/{short}", "median", "rank", f"direction={direction}", "lower"))
-        chance[short] = float(np.median((size + 1) / (hits + 1)))  # expected place of the best of h hits
+        items.loc[mine, "rank.chance"] = (size + 1) / (hits + 1)  # expected place of the best of h hits
+        chance[short] = float(np.median(items.loc[mine, "rank.chance"]))
     details = {"images": len(image), "texts": len(text), "distinct_texts": int(caption_key.max()) + 1}
     return make_evaluation("retrieval", items, metrics, cohort, {"chance": chance}, details)
 

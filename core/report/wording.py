@@ -25,6 +25,14 @@ _NAMES = {
 }
 
 
+def title(evaluation: str) -> str:
+    """An evaluation's name for people; a control of units (``mean_of_instances_patient``) says of which."""
+    base = "mean_of_instances"
+    if evaluation.startswith(f"{base}_"):
+        return f"{_NAMES[base]}, {show_name(evaluation.removeprefix(f'{base}_')).lower()}"
+    return _NAMES.get(evaluation, show_name(evaluation))
+
+
 def is_control(name: str) -> bool:
     """Whether a figure or evaluation is a control with a table of its own."""
     return name.startswith(("resnet18", "floor_", "mean_of_instances"))
@@ -109,7 +117,7 @@ def groups(shown: Sequence[Figure]) -> list[dict[str, Any]]:
         controls = list(dict.fromkeys(name for figure in mine for name in figure.controls))
         groups.append(
             {
-                "name": _NAMES.get(evaluation, show_name(evaluation)),
+                "name": title(evaluation),
                 "unit": mine[0].unit,
                 "control": is_control(evaluation),
                 "controls": [page.CONTROL_NAMES.get(name, name) for name in controls],

@@ -15,7 +15,16 @@ from core.mil.texts import Entry
 from core.types import UserError
 
 FACTS = "model.json"
-SCHEMA_VERSION = 3  # 1 had no vocabulary, 2 neither tile_size nor thresholds
+SCHEMA_VERSION = 4  # 1 had no vocabulary, 2 neither tile_size nor thresholds, 3 no decision on units
+
+
+@dataclass(frozen=True)
+class Decision:
+    """By what is decided, as the evaluation found it; None where it found nothing."""
+
+    threshold: float | None = None  # on the second of two classes
+    thresholds: Mapping[str, float | None] = field(default_factory=dict)  # by finding
+    cut: float | None = None  # between risk groups
 
 
 @dataclass(frozen=True)
@@ -32,11 +41,18 @@ class Facts:
     vocabulary: tuple[Entry, ...] = ()  # that bags are asked about; empty for tasks without texts
     tile_size: float | None = None  # usual side of a training tile, in ``unit``; None: an older run did not keep it
     thresholds: Mapping[str, float | None] = field(default_factory=dict)  # by finding, as ``threshold``
+    of_units: Decision | None = None  # found on units with several bags; None: on bags, which the three above are of
 
     @property
     def kind(self) -> Kind:
         """What a bag must be for the run to take it."""
         return self.width, self.encoder, self.unit
+
+    def decision(self, whole: bool) -> Decision:
+        """By what is decided on a bag, or on a ``whole`` unit: the mean of its bags."""
+        if whole and self.of_units is not None:
+            return self.of_units
+        return Decision(self.threshold, self.thresholds, self.cut)
 
 
 def facts_of(
@@ -45,6 +61,7 @@ def facts_of(
     classes: tuple[str, ...],
     details: Mapping[str, Any],
     vocabulary: tuple[Entry, ...] = (),
+    of_units: Mapping[str, Any] | None = None,
 ) -> Facts:
     """The facts of a run.
 
@@ -54,6 +71,7 @@ def facts_of(
         classes: their names.
         details: of the evaluation of the run's own bags, where the evaluator left its threshold or cut.
         vocabulary: that its bags were ranked by.
+        of_units: details of the evaluation of the units, where they have several bags.
     """
     scale = details.get("risk_scale")
     return Facts(
@@ -65,6 +83,9 @@ def facts_of(
         vocabulary,
         tile_size,
         details.get("thresholds", {}),
+        None
+        if of_units is None
+        else Decision(of_units.get("threshold"), of_units.get("thresholds", {}), of_units.get("cut")),
     )
 
 
@@ -87,7 +108,9 @@ def read_facts(folder: Path) -> Facts:
     if version > SCHEMA_VERSION:
         raise UserError(f"'{path}' has schema version {version}, newer than {SCHEMA_VERSION}", todo="update trivium")
     scale = stored["risk_scale"]
+    units = stored.get("of_units")
     read = {
+        "of_units": units and Decision(**units),
         "classes": tuple(stored["classes"]),
         "risk_scale": scale and (scale[0], scale[1]),
         "vocabulary": tuple(Entry(**entry) for entry in stored.get("vocabulary", ())),

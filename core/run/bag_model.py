@@ -18,7 +18,7 @@ from core.mil.cohort import kind_of, same_scale
 from core.mil.tasks.alignment import TextTask
 from core.mil.tasks.task import Explained
 from core.run.allowlist import allowing
-from core.run.bag_facts import Facts
+from core.run.bag_facts import Decision, Facts
 from core.run.bag_member import Member, read_member
 from core.run.folder import members
 from core.run.load import load_config
@@ -33,7 +33,8 @@ class BagModel:
     in the target's own unit, and risks in standard deviations from the mean of each member's own training bags, since a
     log-risk has neither level nor scale. A decision is taken once, on that mean, at the median of the members'
     thresholds (or cuts between risk groups), each of which was found on the member's own validation (or training)
-    bags. Where a member has no threshold the ensemble has none, and between two classes nothing is then decided.
+    bags; where runs learned from slides, the mean of a patient's slides is decided by what was found on such means.
+    Where a member has no threshold the ensemble has none, and between two classes nothing is then decided.
 
     Of a task that aligns bags with texts the outcome is how well each entry of the vocabulary, which is kept with the
     run, fits the bag: mean cosines, by which the evaluation ranks too. They are no probabilities. A run with
@@ -73,20 +74,13 @@ class BagModel:
     @property
     def threshold(self) -> float | None:
         """On the second of two classes."""
-        return _median([member.facts.threshold for member in self.members])
+        return self.decision().threshold
 
-    @property
-    def thresholds(self) -> dict[str, float | None]:
-        """By finding, of a run with several; empty for other tasks."""
-        return {
-            name: _median([member.facts.thresholds.get(name) for member in self.members])
-            for name in self.facts.thresholds
-        }
-
-    @property
-    def cut(self) -> float | None:
-        """Between the risk groups."""
-        return _median([member.facts.cut for member in self.members])
+    def decision(self, whole: bool = False) -> Decision:
+        """By what is decided on a bag, or on a ``whole`` patient (the mean of its bags): medians of the members'."""
+        known = [member.facts.decision(whole) for member in self.members]
+        thresholds = {name: _median([one.thresholds.get(name) for one in known]) for name in known[0].thresholds}
+        return Decision(_median([one.threshold for one in known]), thresholds, _median([one.cut for one in known]))
 
     def predict(self, bag: Bag, context: str = "") -> dict[str, float | str | None]:
         """Outcomes of a bag by name, and what is decided of them: ``prediction`` (a class), ``prediction.<finding>`` (1
@@ -111,29 +105,23 @@ class BagModel:
         """The entry of the vocabulary that fits best; 0 for tasks without one."""
         return int(outcome.argmax()) if self.ranks else 0
 
-    def row(self, outcome: FloatArray) -> dict[str, float | str | None]:
-        """Outcomes [O] by name, and the decision.
+    def row(self, outcome: FloatArray, whole: bool = False) -> dict[str, float | str | None]:
+        """Outcomes [O] by name, and the decision: on a bag, or on a ``whole`` patient, whose bags' mean they are.
 
         Of a vocabulary the first entries: ``top1.name``, ``top1.concept`` (its id in the graph) and ``top1.score``.
         """
         if self.ranks:
             return self._ranked(outcome)
         named: dict[str, float | str | None] = dict(zip(self.outcome_names, outcome.tolist(), strict=True))
-        classes, threshold, cut = self.facts.classes, self.threshold, self.cut
+        classes, found = self.facts.classes, self.decision(whole)
         if len(classes) == 2:
-            decided = None if threshold is None else classes[int(outcome[1] >= threshold)]
+            decided = None if found.threshold is None else classes[int(outcome[1] >= found.threshold)]
             return {"prediction": decided, **named}
         if classes:
             return {"prediction": classes[int(outcome.argmax())], **named}
-        if self.thresholds:
-            return {**self._findings(named), **named}
-        return named if cut is None else {"risk_group": "high" if outcome[0] > cut else "low", **named}
-
-    def _findings(self, named: Mapping[str, Any]) -> dict[str, float | str | None]:
-        return {
-            f"prediction.{name}": None if threshold is None else int(named[f"probability.{name}"] >= threshold)
-            for name, threshold in self.thresholds.items()
-        }
+        if found.thresholds:
+            return {**_findings(named, found.thresholds), **named}
+        return named if found.cut is None else {"risk_group": "high" if outcome[0] > found.cut else "low", **named}
 
     def explain(self, bag: Bag, context: str = "", entry: int = 0) -> Explained:
         """Mean over the members of what each tile brought; the sum over the tiles says which way a score went.
@@ -262,6 +250,13 @@ def _require_one_scale(sweep: Path, found: Sequence[Member]) -> None:
                 str(sweep),
                 "give one of the runs, or train all on features of one scale",
             )
+
+
+def _findings(named: Mapping[str, Any], thresholds: Mapping[str, float | None]) -> dict[str, float | str | None]:
+    return {
+        f"prediction.{name}": None if threshold is None else int(named[f"probability.{name}"] >= threshold)
+        for name, threshold in thresholds.items()
+    }
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -255,7 +255,7 @@ def _said(model: BagModel, patient: Patient, contexts: Mapping[str, str], pictur
         return Said()
     given = [(bag, contexts.get(bag.id, "")) for bag in whole]
     mean = np.mean([model.outcome(*each) for each in given], axis=0)
-    line = {"group": patient.name, **_counts(patient), **model.row(mean)}
+    line = {"group": patient.name, **_counts(patient), **model.row(mean, whole=True)}
     if pictures is None:
         return Said(line)
     entry = model.best(mean)
@@ -310,6 +310,7 @@ def _counts(patient: Patient) -> dict[str, object]:
 
 def _tell(model: BagModel, patients: int, predicted: int, fates: Sequence[Fate]) -> None:
     """What a person should know, as ``name: value`` lines."""
+    found = model.decision(whole=True)
     print(f"runs: {len(model.members)}")
     print(f"patients: {patients} ({predicted} predicted)")
     good = [fate for fate in fates if fate.status == "ok"]
@@ -318,11 +319,11 @@ def _tell(model: BagModel, patients: int, predicted: int, fates: Sequence[Fate])
     for why in dict.fromkeys(str(fate.counts["no_map"]) for fate in without):
         print(f"no map: {sum(fate.counts['no_map'] == why for fate in without)} slides: {why}")
     if len(model.facts.classes) == 2:
-        print(f"threshold: {_threshold(model.threshold)}")
-    for finding, threshold in model.thresholds.items():
+        print(f"threshold: {_threshold(found.threshold)}")
+    for finding, threshold in found.thresholds.items():
         print(f"threshold.{finding}: {_threshold(threshold)}")
-    if model.cut is not None:
-        print(f"cut: {model.cut:.6g}")
+    if found.cut is not None:
+        print(f"cut: {found.cut:.6g}")
     if model.ranks:
         print(f"vocabulary: {len(model.facts.vocabulary)} entries")
 

@@ -194,11 +194,13 @@ def finish(
     parts = [instantiate(part) for part in cfg.evaluation.bags.values() if part is not None]
     evaluations = shareable(cfg, [made for evaluator in parts for made in evaluator(subject)])
     details = next((made.details for made in evaluations if made.name == name), {})
+    of_units = next((made.details for made in evaluations if made.name == cfg.data.unit != name), None)
     ranked = next((part for part in parts if isinstance(part, TextsOfBags)), None)
     vocabulary = ranked.asked(data.texts, data.numbers("train")) if ranked and data.texts else ()
     if is_restricted(cfg.data.sharing):  # a caption is somebody's text, an entry of a graph is not
         vocabulary = tuple(entry for entry in vocabulary if entry.concept)
-    write_facts(folder, facts_of(data.bag(data.ids("train")[0]), data.tile_size, names, details, vocabulary))
+    bag = data.bag(data.ids("train")[0])
+    write_facts(folder, facts_of(bag, data.tile_size, names, details, vocabulary, of_units))
     write_results(folder, evaluations)
     write_status(folder, fates)
     return conclude(cfg, folder, evaluations, fates)

@@ -77,7 +77,7 @@ def _tasks(report: Report, folder: Path, features: Path) -> None:
         done = verb("train", *keys, f"bags.features={features}", *one, folder=folder)
         report.check("1", done.status == 0, f"{name}_exit_status", done.status)
         figures = summary(latest(folder, "train", experiment=keys[0].partition("=")[2]))
-        own = {key: value for key, value in figures.items() if not key.startswith("mean_of_instances/")}
+        own = {key: value for key, value in figures.items() if not key.startswith("mean_of_instances")}
         beside = all(value["controls"] for value in own.values())
         report.check("1", bool(own) and beside, f"{name}_figures_with_controls", len(own))
         for key, value in own.items():

@@ -102,6 +102,15 @@ def test_tables_that_do_not_fit_are_refused_and_unknown_bags_left_out(
     assert "no test bag" in capsys.readouterr().out
 
 
+def test_a_bag_called_na_is_a_bag(tmp_path: Path) -> None:
+    table = drawn(tmp_path / "t.csv")
+    (made,) = InstancesOfBags(tmp_path / "t.csv", "truth")(subject_of(tmp_path / "t.csv"))
+    renamed = table.assign(bag=table["bag"].replace(made.items["id"].iloc[0], "NA"))
+    renamed.to_csv(tmp_path / "na.csv", index=False)
+    (again,) = InstancesOfBags(tmp_path / "na.csv", "truth")(subject_of(tmp_path / "na.csv"))
+    assert again.items["id"].tolist() == ["NA", *made.items["id"].iloc[1:]]
+
+
 def test_a_run_on_bags_of_digits_shows_where_the_nines_are(tmp_path: Path) -> None:
     table = write(tmp_path / "digits.csv", {"train": 120, "val": 30, "test": 60})
     assert run("train", *keys(table), f"output.root={tmp_path}", "schedule.steps=150") == 0

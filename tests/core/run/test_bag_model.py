@@ -19,7 +19,7 @@ from core.mil.tasks.discrete_hazard import BagDiscreteHazard
 from core.mil.tasks.multilabel import BagMultilabel
 from core.mil.tasks.regression import BagRegression
 from core.mil.tasks.task import BagTask
-from core.run.bag_facts import Facts, read_facts, write_facts
+from core.run.bag_facts import Decision, Facts, read_facts, write_facts
 from core.run.bag_maps import weightiest
 from core.run.bag_member import Member
 from core.run.bag_model import BagModel, _require_alike
@@ -61,6 +61,19 @@ def test_the_threshold_is_the_median_of_the_members_and_no_member_is_passed_over
     without = ensemble(*of, (classifier(3), facts(names)))
     assert without.threshold is None
     assert without.predict(bag())["prediction"] is None  # between two classes nothing is decided at 0.5
+
+
+def test_a_patient_is_decided_by_what_was_found_on_patients_and_a_slide_by_what_was_found_on_slides() -> None:
+    names = ("normal", "tumour")
+    pairs = ((0.9, Decision(0.1)), (0.8, Decision(0.3)), (0.7, None))  # the last has one slide a patient
+    of = [(classifier(seed), facts(names, threshold=own, of_units=whole)) for seed, (own, whole) in enumerate(pairs)]
+    model = ensemble(*of)
+    assert (model.decision().threshold, model.decision(whole=True).threshold) == (0.8, 0.3)
+    outcome = np.array([0.5, 0.5])
+    assert (model.row(outcome)["prediction"], model.row(outcome, whole=True)["prediction"]) == names
+    risks = ensemble((BagCox(MeanPooling(WIDTH, ())), facts(cut=1.0, of_units=Decision(cut=0.0))))
+    told = [risks.row(np.array([0.5]), whole)["risk_group"] for whole in (False, True)]
+    assert told == ["low", "high"]
 
 
 def test_findings_are_decided_each_at_its_own_median_threshold_or_not_at_all() -> None:
@@ -156,16 +169,17 @@ def test_a_bag_at_another_scale_is_refused_and_an_older_run_that_kept_none_takes
 
 
 def test_facts_are_read_as_they_were_written_and_a_newer_version_is_refused(tmp_path: Path) -> None:
-    known = facts(("a", "b"), threshold=0.25, cut=1.5, risk_scale=(0.5, 2.0), tile_size=64.0, thresholds={"x": 0.5})
+    known = facts(("a", "b"), threshold=0.25, cut=1.5, risk_scale=(0.5, 2.0), tile_size=64.0, thresholds={"x": 0.5},
+                  of_units=Decision(0.3, {"x": None}, 0.2))  # fmt: skip
     write_facts(tmp_path, known)
     assert read_facts(tmp_path) == known
     path = tmp_path / "model.json"
     stored = json.loads(path.read_text())
-    older = {name: value for name, value in stored.items() if name not in ("tile_size", "thresholds")}
+    older = {name: value for name, value in stored.items() if name not in ("tile_size", "thresholds", "of_units")}
     path.write_text(json.dumps({**older, "schema_version": 2}))
-    assert read_facts(tmp_path) == replace(known, tile_size=None, thresholds={})
-    path.write_text(json.dumps({**stored, "schema_version": 4}))
-    with pytest.raises(UserError, match="newer than 3"):
+    assert read_facts(tmp_path) == replace(known, tile_size=None, thresholds={}, of_units=None)
+    path.write_text(json.dumps({**stored, "schema_version": 5}))
+    with pytest.raises(UserError, match="newer than 4"):
         read_facts(tmp_path)
 
 

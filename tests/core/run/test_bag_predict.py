@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import core
+from core.evaluation.bags import best_threshold
 from core.evaluation.tables import read_results
 from core.mil.features import FeatureAttributes, read_bag, write_features
 from core.mil.tasks.task import Explained
@@ -214,11 +215,18 @@ def test_a_run_over_single_slides_gives_a_patient_one_row_the_mean_of_its_slides
         mean = np.mean([float(model.predict(bag)["probability.tumour"] or 0) for bag in bags])
         assert table.loc[patient, "probability.tumour"] == pytest.approx(mean, rel=1e-6)
         assert table.loc[patient, "tiles"] == sum(map(len, bags))
-    assert model.threshold is not None
-    np.testing.assert_array_equal(table["prediction"] == "tumour", table["probability.tumour"] >= model.threshold)
+    threshold = model.decision(whole=True).threshold
+    assert threshold is not None
+    np.testing.assert_array_equal(table["prediction"] == "tumour", table["probability.tumour"] >= threshold)
+
+    data = pd.read_csv(cohort / "slides.csv").drop_duplicates("group").set_index("group")
+    val = table[table.index.map(data["split"]) == "val"]
+    truth = (val.index.map(data["label"]) == "tumour").astype(int)
+    assert threshold == pytest.approx(best_threshold(val["probability.tumour"], truth), rel=1e-5)
 
     results = read_results(run)  # the run has figures of slides, and of patients as they are predicted
     figures = {figure.name: figure for figure in results.figures}
+    assert [results.details[name]["threshold"] for name in ("bag", "patient")] == [model.threshold, threshold]
     slides, patients = figures["bag/macro_auroc"], figures["patient/macro_auroc"]
     assert (slides.units, patients.n) == (12, 12)
     assert slides.n == sum(1 + int(name[1:]) % 2 for name in set(results.items_of("patient")["id"]))
