@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from omegaconf import OmegaConf
 
+from core.run import kinds
 from core.run.instantiate import instantiate
 from core.run.kinds import check_arguments
 from core.types import UserError
@@ -15,6 +16,17 @@ from tests.core.run.verbs import run
 
 if TYPE_CHECKING:
     from torch import Tensor as Unknown  # known to a type checker alone
+
+
+@pytest.fixture(autouse=True)
+def ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions below count as the suite's own."""
+    monkeypatch.setattr(kinds, "OWN", ("core", "domains", "tests"))
+
+
+def test_annotations_of_other_packages_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "OWN", ("core", "domains"))
+    check_arguments(taken, {"whole": "abc"}, "part")
 
 
 def taken(
