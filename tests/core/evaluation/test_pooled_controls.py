@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from core.evaluation.bag_evaluators import beside_control
 from core.evaluation.bags import Predicted, bag_classification, bag_regression
 from core.evaluation.classification import classification
-from core.evaluation.cohort import Classes, Cohort
+from core.evaluation.cohort import Classes, Cohort, Controls
 from core.evaluation.hierarchy import Hierarchy
 from core.evaluation.metrics import macro_auroc, point
 from core.evaluation.pooled import PooledFigure, pooled
@@ -75,6 +75,10 @@ def test_what_an_older_run_cannot_tell_is_left_out_by_name(tmp_path: Path, capsy
     assert found["patient/leaf_accuracy"].controls["majority"] == pytest.approx(34 / 40)  # a mean over items is exact
 
 
+def _two_classes(name: str, said: Predicted, _: Predicted | None, beside: Controls | None) -> Evaluation:
+    return bag_classification(name, said, Classes(("a", "b"), np.array([20, 20])), None, beside)
+
+
 def test_beside_the_figure_of_patients_stands_the_control_of_patients(tmp_path: Path) -> None:
     random, rows = np.random.default_rng(0), []
     for number in range(4):
@@ -87,11 +91,8 @@ def test_beside_the_figure_of_patients_stands_the_control_of_patients(tmp_path: 
             return predicted(values, truth, ids, units)
 
         subject: Any = SimpleNamespace(name="bag", unit="patient", predicted=of)
-        known = Classes(("a", "b"), np.array([20, 20]))
-        made = beside_control(
-            subject, of(np.stack([1 - own, own], axis=1)), None, guess,
-            lambda name, said, found, beside, known=known: bag_classification(name, said, known, None, beside),
-        )  # fmt: skip
+        both = np.stack([1 - own, own], axis=1)
+        made = beside_control(subject, of(both), None, guess, _two_classes)
         assert [is_control(one.name) for one in made] == [False, True, False, True]
         fold(tmp_path, number, made)
         rows.append(pd.DataFrame({"unit": units, "truth": truth, "guess": guess[:, 1]}))
