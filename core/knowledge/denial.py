@@ -7,7 +7,10 @@ import re
 _GAP = r"[^\w.,;:!?]+"  # between words of one clause
 _IN_LIST = r"[^\w.;:!?]+"  # of one sentence
 _END = r"but|however|except|although|though|apart|aside|which|with"  # what follows is no longer denied
-_DENIAL = rf"no|not|without|never|neither|nor|denies|denied|lacks?|lacking|(?:absence|free){_GAP}of|negative{_GAP}for"
+_WITHOUT = r"(?<!\bwith and )(?<!\bwith or )without"  # "with and without" says both
+_DENIAL = (
+    rf"no|not|{_WITHOUT}|never|neither|nor|denies|denied|lacks?|lacking|(?:absence|free){_GAP}of|negative{_GAP}for"
+)
 _HARMLESS = r"only|necessarily|doubt|longer|increased?|changed?|significant"  # "no doubt", "not only"
 
 
