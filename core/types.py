@@ -40,7 +40,7 @@ class UserError(Exception):
         super().__init__(what, where, todo)  # all three, so that the error survives pickling
 
     def __str__(self) -> str:
-        parts = [self.what.rstrip("."), self.where.rstrip("."), self.todo.rstrip(".")]
+        parts = [part.removesuffix(".") for part in (self.what, self.where, self.todo)]  # one: "..." is a value to give
         return ". ".join(part for part in parts if part) + "."
 
 

@@ -66,7 +66,8 @@ def _explain_one(error: BaseException) -> UserError | None:
     ambiguous = re.match(r"Ambiguous value for argument '([^']+)'", text)
     if ambiguous:
         chosen, _, values = ambiguous.group(1).partition("=")
-        return UserError(f"{chosen} has several values: {values}", todo=f"add -m to run each, or {chosen}=[...]")
+        todo = f"add -m to run each, or give one; a list is written {chosen}=[...] where one is meant"
+        return UserError(f"{chosen} has several values: {values}", todo=todo)
     found = re.search(r"Could not find '([^']+)'", text)
     if found:
         options = re.findall(r"^\s+(\S+)\s*$", str(error).partition("Config search path")[0], re.MULTILINE)

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import Container, OmegaConf
 
 from core.run.allowlist import resolve
+from core.run.kinds import check_arguments
 from core.types import UserError
 
 _SPECIAL = ("_target_", "_partial_", "_args_", "_convert_")
@@ -25,7 +26,8 @@ def instantiate(cfg: Any, **kwargs: Any) -> Any:
         kwargs: further arguments of the outermost target, as they are; they win over the config's.
 
     Raises:
-        UserError: a target that is not allowed or not there, or arguments it does not take.
+        UserError: a target that is not allowed or not there, or arguments that it does not take or that
+            are of another kind.
     """
     where = ""
     if isinstance(cfg, Container):
@@ -53,6 +55,7 @@ def _build(node: Any, extra: dict[str, Any], where: str) -> Any:
     arguments = {**values, **extra}
     partial = bool(node.get("_partial_", False))
     _check_arguments(target, positional, arguments, partial, where)
+    check_arguments(target, values, where)
     if partial:
         return functools.partial(target, *positional, **arguments)
     return target(*positional, **arguments)

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from core.run.allowlist import allowing, resolve
 from core.run.errors import INTERRUPTED, explain, report
 from core.run.folder import CONFIG, is_begun, write_config
+from core.run.kinds import check_arguments, check_plain
 from core.run.named import check_named, with_packaged
 from core.run.requeue import requeue
 from core.run.resume import leaves, resumed_config
@@ -70,6 +71,7 @@ def settle(cfg: DictConfig, domain: str, verb: str, allow: Sequence[str], place:
     with open_dict(cfg):
         cfg.trivium = {"domain": short(domain), "verb": verb, "allow": list(allow)}
     check_names(cfg, allow)
+    check_plain(cfg)
     check_named(cfg, short(domain), place or Path.cwd())
 
 
@@ -149,10 +151,15 @@ def check_targets(cfg: DictConfig) -> None:
     """Resolves every ``_target_`` of a config, so that a wrong one ends the run before it has done anything.
 
     Raises:
-        UserError: one is not allowed or not there.
+        UserError: one is not allowed or not there, or is given an argument of another kind.
     """
     for key, name in targets(cfg):
-        resolve(name, key)
+        target, where = resolve(name, key), key.rpartition(".")[0]
+        node: Any = OmegaConf.to_container(OmegaConf.select(cfg, where) if where else cfg, resolve=True)
+        # what is null or missing may be filled in later, and parts are still to be built
+        given = {name: value for name, value in node.items() if value is not None and value != "???"}
+        parts = [name for name, value in given.items() if isinstance(value, dict) and "_target_" in value]
+        check_arguments(target, {name: value for name, value in given.items() if name not in parts}, where)
 
 
 def targets(node: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from core.run import pairs, train
 from core.run.compose import CONF, Composer, job_part
 from core.run.entry import main
-from core.run.job import check_names
+from core.run.job import check_names, check_targets
+from core.run.kinds import check_plain
 from core.run.named import packaged
 from core.training.fit import fit
 from core.training.module import TrainingModule
@@ -63,6 +64,8 @@ def composed(verb: str, *overrides: str) -> DictConfig:
         cfg, _ = composer.compose_mode(overrides, multirun=False)
     OmegaConf.to_container(job_part(cfg), resolve=True)
     check_names(job_part(cfg), ())
+    check_plain(job_part(cfg))
+    check_targets(job_part(cfg))
     return cfg
 
 
