@@ -151,10 +151,7 @@ def bag_ordinal(
     """
     known = predicted.only(predicted.labels[column] >= 0, f"without a {column}")
     truth = known.labels[column].astype(np.int64)
-    details = {"left_out": dict(known.left_out), "threshold": threshold}
-    base = classification(name, known.values, truth, classes, known.cohort, controls, details)
-    if threshold is not None:
-        base = _decided(base, known, truth, classes, threshold, controls)
+    base = bag_classification(name, known, classes, threshold, controls, column)
     guess = known.values.argmax(axis=1)
     items = base.items.assign(grade=guess, distance_in_grades=np.abs(guess - truth))
     items["grade.majority"] = classes.majority

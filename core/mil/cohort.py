@@ -18,7 +18,8 @@ Kind = tuple[int, str, str]  # width, encoder, unit: what the bags of one model 
 S = TypeVar("S")
 T = TypeVar("T")
 
-SAME_SCALE = 1.2  # tiles may differ so much from the usual one: scanners of one magnification do, magnifications by 2
+ONE_BAG = 1.1  # tiles of the slides of one bag may differ by so much: magnifications do by 2
+SAME_SCALE = 1.2  # tiles may differ so much from the usual one, since scanners of one magnification do
 
 
 def rows_by_name(names: Iterable[str]) -> dict[str, list[int]]:
@@ -133,7 +134,7 @@ def joined(name: str, bags: Sequence[Bag]) -> Bag:
         UserError: the slides were cut at different scales.
     """
     sizes = [bag.tile_size for bag in bags]
-    if max(sizes) > SAME_SCALE**2 * min(sizes):  # each may be as far from the usual size as is allowed
+    if max(sizes) > ONE_BAG * min(sizes):
         raise UserError(
             f"the slides of '{name}' have tiles of {min(sizes):g} to {max(sizes):g} {bags[0].unit}",
             todo="embed them at one scale",
